@@ -1,0 +1,31 @@
+"""Settings of the tests: another database, a scripted assistant, cheap passwords.
+
+`TEST_DATABASE_URL` names a PostgreSQL server to run the same tests on that engine.
+"""
+
+from __future__ import annotations
+
+import os
+import tempfile
+from pathlib import Path
+
+# Nothing of a developer's own .env or key may reach a test.
+os.environ["SECRET_KEY"] = "test-secret-key-" + "t" * 40
+os.environ["OPENAI_API_KEY"] = ""
+os.environ["OPENAI_BASE_URL"] = ""
+os.environ["DATABASE_URL"] = os.environ.get("TEST_DATABASE_URL", "")
+_folder = Path(os.environ.get("TEST_DATA_DIR") or tempfile.mkdtemp(prefix="chatsite-tests-"))
+os.environ["TEST_DATA_DIR"] = str(_folder)
+os.environ["AGENT_SESSION_DB_PATH"] = str(_folder / "test.db")
+
+from chatsite.settings import *  # noqa: E402, F403
+from chatsite.settings import DATABASES  # noqa: E402
+
+if DATABASES["default"]["ENGINE"] == "conversations.sqlite":
+    DATABASES["default"]["TEST"] = {"NAME": str(_folder / "test.db")}
+
+PASSWORD_HASHERS = ["django.contrib.auth.hashers.MD5PasswordHasher"]
+STORAGES = {
+    "default": {"BACKEND": "django.core.files.storage.FileSystemStorage"},
+    "staticfiles": {"BACKEND": "django.contrib.staticfiles.storage.StaticFilesStorage"},
+}
