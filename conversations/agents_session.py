@@ -1,0 +1,236 @@
+"""The SDK's `Session` on our log: `AgentSession("any-id")` where `SQLiteSession` stood.
+
+    session = AgentSession("any-id")
+    result = await Runner.run(agent, "Hello", session=session)
+
+Works with `Runner.run`, `run_streamed` and, outside `transaction.atomic()`, `run_sync`. Protocol:
+https://openai.github.io/openai-agents-python/sessions/
+"""
+
+from __future__ import annotations
+
+import logging
+from dataclasses import replace
+from typing import TYPE_CHECKING, Any, cast
+from uuid import UUID
+
+from agents import RunContextWrapper
+from agents.memory import SessionSettings
+from django.utils import timezone
+
+from conversations import lanes
+from conversations.errors import StoreError
+from conversations.events import CONTEXT_UNAVAILABLE, NOT_SAVED, SESSION_CORRUPTED, Usage
+from conversations.ids import stored_session_id
+from conversations.items import Memory, Row, row_from_item
+from conversations.store import log
+
+if TYPE_CHECKING:
+    from agents.items import TResponseInputItem
+
+logger = logging.getLogger(__name__)
+
+
+class AgentSession:
+    """A conversation's memory in the database, in order, byte-exact, shared by all processes.
+
+    Any non-empty `str` names a session; one never seen before is empty. A batch is stored whole or
+    not at all, also when the caller is cancelled. Raises StoreError when the engine fails, and
+    TransactionOpen inside `transaction.atomic()`.
+
+    The methods take the run's `wrapper`, so that the tokens of a run are counted as it goes.
+    """
+
+    def __init__(
+        self, session_id: str, *, session_settings: SessionSettings | dict[str, Any] | None = None
+    ) -> None:
+        self._stored_id = stored_session_id(session_id)
+        self.session_id = session_id
+        if isinstance(session_settings, dict):
+            session_settings = SessionSettings(**session_settings)
+        self.session_settings: SessionSettings | None = session_settings or SessionSettings()
+        self._counted: tuple[RunContextWrapper[Any] | None, Usage] = (None, Usage())
+
+    def __repr__(self) -> str:
+        return f"{type(self).__name__}({self.session_id!r})"
+
+    async def get_items(
+        self, limit: int | None = None, *, wrapper: RunContextWrapper[Any] | None = None
+    ) -> list[TResponseInputItem]:
+        """The latest `limit` items (all without one), oldest first; exactly as they were added.
+
+        Rows that hold no item are left out and set aside for staff.
+        """
+        if limit is None and self.session_settings is not None:
+            limit = self.session_settings.limit
+        memory = await lanes.read(
+            lambda db: log.load(db, agent_session_id=self._stored_id, limit=limit)
+        )
+        if memory.unreadable:
+            await self._quarantine(memory)
+        return cast("list[TResponseInputItem]", memory.items)
+
+    async def add_items(
+        self, items: list[TResponseInputItem], *, wrapper: RunContextWrapper[Any] | None = None
+    ) -> None:
+        """Add one batch at the end. Raises TypeError for an item that JSON cannot hold."""
+        if not items:
+            return
+        rows = [row_from_item(item) for item in items]
+        usage = self._newly_used(wrapper)
+        now = timezone.now()
+        await lanes.write(
+            lambda db: log.append(
+                db, agent_session_id=self._stored_id, rows=rows, usage=usage, now=now
+            )
+        )
+        if wrapper is not None:
+            self._counted = (wrapper, usage_of(wrapper))
+
+    async def pop_item(
+        self, *, wrapper: RunContextWrapper[Any] | None = None
+    ) -> TResponseInputItem | None:
+        """Remove and return the newest item; None when there is none."""
+        now = timezone.now()
+        item = await lanes.write(lambda db: log.pop(db, agent_session_id=self._stored_id, now=now))
+        return cast("TResponseInputItem | None", item)
+
+    async def clear_session(self, *, wrapper: RunContextWrapper[Any] | None = None) -> None:
+        """Forget everything said in this session."""
+        now = timezone.now()
+        await lanes.write(lambda db: log.clear(db, agent_session_id=self._stored_id, now=now))
+
+    def _newly_used(self, wrapper: RunContextWrapper[Any] | None) -> Usage:
+        """Tokens since the last batch of the same run: the wrapper counts from the run's start."""
+        if wrapper is None:
+            return Usage()
+        counted_for, counted = self._counted
+        total = usage_of(wrapper)
+        return total - counted if counted_for is wrapper else total
+
+    async def _quarantine(self, memory: Memory) -> None:
+        logger.warning(
+            "session %s: %d unreadable rows set aside", self._stored_id, len(memory.unreadable)
+        )
+        now = timezone.now()
+        await lanes.write(
+            lambda db: log.quarantine(
+                db,
+                where_session="agent_session_id",
+                param=self._stored_id,
+                memory=memory,
+                now=now,
+            )
+        )
+
+
+class TurnSession(AgentSession):
+    """The same for one turn: it writes under the turn's lease, and never fails the run.
+
+    The user's row, stored when the turn began, is adopted by the first batch. The answer is one
+    shown row: when the assistant speaks again after a tool, the new row holds all of it and the
+    earlier one stays for the model only. What could not be read or written is told by `warning`.
+    """
+
+    def __init__(
+        self,
+        agent_session_id: str,
+        *,
+        lease: log.Lease,
+        window: Memory,
+        user_message_id: UUID,
+    ) -> None:
+        super().__init__(agent_session_id)
+        self.lease = lease
+        self.warning = ""
+        self.answer_id: UUID | None = None
+        self.answer_text = ""
+        self._window: Memory | None = window
+        self._user_message_id: UUID | None = user_message_id
+        self._unsaved: list[Row] = []
+        self._usage: Usage | None = None
+
+    async def get_items(
+        self, limit: int | None = None, *, wrapper: RunContextWrapper[Any] | None = None
+    ) -> list[TResponseInputItem]:
+        window, self._window = self._window, None
+        if window is not None and limit is None:
+            return await self._opening(window)
+        try:
+            return await super().get_items(limit, wrapper=wrapper)
+        except StoreError as error:
+            self.warn(CONTEXT_UNAVAILABLE, error)
+            return []
+
+    async def add_items(
+        self, items: list[TResponseInputItem], *, wrapper: RunContextWrapper[Any] | None = None
+    ) -> None:
+        """Raises LeaseLost when another process has taken over: the run must end.
+
+        What the store does not take is tried again with the next batch.
+        """
+        self._unsaved += [row_from_item(item) for item in items]
+        if wrapper is not None:
+            self._usage = usage_of(wrapper)
+        await self.flush()
+
+    async def flush(self) -> None:
+        """Store what is not stored yet; where that fails, `warning` says so."""
+        rows = list(self._unsaved)
+        if not rows:
+            return
+        adopt = None
+        if self._user_message_id is not None and rows[0].role == "user":
+            adopt = (self._user_message_id, rows.pop(0))
+        answer_id, answer_text = self.answer_id, self.answer_text
+        for index, row in enumerate(rows):
+            if row.shown and row.role == "assistant":
+                answer_text += row.text
+                rows[index] = replace(row, text=answer_text)
+                for earlier in range(index):
+                    if rows[earlier].id == answer_id:
+                        rows[earlier] = replace(rows[earlier], shown=False)
+                answer_id = row.id
+        replaces = self.answer_id if answer_id != self.answer_id else None
+        now = timezone.now()
+        try:
+            await lanes.write(
+                lambda db: log.append_for_turn(
+                    db,
+                    lease=self.lease,
+                    rows=rows,
+                    now=now,
+                    adopt=adopt,
+                    replaces=replaces,
+                    usage=self._usage if rows else None,
+                )
+            )
+        except StoreError as error:
+            self.warn(NOT_SAVED, error)
+            return
+        self._unsaved.clear()
+        if self.warning == NOT_SAVED:
+            self.warning = ""
+        if adopt is not None:
+            self._user_message_id = None
+        self.answer_id, self.answer_text = answer_id, answer_text
+
+    def warn(self, warning: str, error: Exception) -> None:
+        """Remember the sentence the person is told; the log gets ids and the error's kind."""
+        logger.warning("turn %s: %s (%s)", self.lease.turn_id, warning, type(error).__name__)
+        self.warning = warning
+
+    async def _opening(self, window: Memory) -> list[TResponseInputItem]:
+        if window.unreadable:
+            self.warning = SESSION_CORRUPTED
+            try:
+                await self._quarantine(window)
+            except StoreError as error:
+                self.warn(SESSION_CORRUPTED, error)
+        return cast("list[TResponseInputItem]", window.items)
+
+
+def usage_of(wrapper: RunContextWrapper[Any]) -> Usage:
+    """What the run has used so far."""
+    used = wrapper.usage
+    return Usage(used.requests, used.input_tokens, used.output_tokens)

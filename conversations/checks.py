@@ -1,0 +1,127 @@
+"""System checks: what would break a promise, said before it does."""
+
+from __future__ import annotations
+
+import os
+import sys
+from collections.abc import Sequence
+from typing import Any
+
+from django.apps.config import AppConfig
+from django.conf import settings
+from django.core.checks import CheckMessage, Error, Tags, Warning, register
+from django.db import connection
+
+from conversations import sqlite
+from conversations.conf import get_conf
+
+
+@register(Tags.compatibility)
+def check_sqlite_library(
+    app_configs: Sequence[AppConfig] | None, **kwargs: Any
+) -> list[CheckMessage]:
+    """One SQLite library per process, and a private folder for its file."""
+    if connection.vendor != "sqlite":
+        return []
+    found: list[CheckMessage] = []
+    backend = sys.modules["django.db.backends.sqlite3.base"].Database
+    if backend.sqlite_version != sqlite.library().sqlite_version:
+        found.append(
+            Error(
+                f"Django uses SQLite {backend.sqlite_version}, other code in this process "
+                f"{sqlite.library().sqlite_version}: they are blind to each other's locks.",
+                hint="Call conversations.sqlite.use_safe_library() before anything imports "
+                "sqlite3, as chatsite/__init__.py does.",
+                id="conversations.E001",
+            )
+        )
+    name = str(connection.settings_dict["NAME"])
+    options = connection.settings_dict.get("OPTIONS", {})
+    if options.get("transaction_mode") != "IMMEDIATE":
+        found.append(
+            Warning(
+                "SQLite transactions do not start with BEGIN IMMEDIATE: concurrent writes will "
+                'fail with "database is locked".',
+                hint="Use conversations.sqlite.database_settings(path) in DATABASES.",
+                id="conversations.W001",
+            )
+        )
+    folder = os.path.dirname(name)
+    if os.path.isdir(folder) and os.stat(folder).st_mode & 0o077:
+        found.append(
+            Warning(
+                f"The folder {folder} can be read by other users of this machine.",
+                hint=f"chmod 700 {folder}",
+                id="conversations.W002",
+            )
+        )
+    return found
+
+
+@register(Tags.database)
+def check_journal_mode(
+    app_configs: Sequence[AppConfig] | None, databases: Sequence[str] | None = None, **kwargs: Any
+) -> list[CheckMessage]:
+    """WAL only under a library that has the fix of the WAL-reset bug."""
+    if not databases or "default" not in databases or connection.vendor != "sqlite":
+        return []
+    with connection.cursor() as cursor:
+        cursor.execute("PRAGMA journal_mode")
+        (mode,) = cursor.fetchone()
+    if mode == "wal" and not sqlite.is_wal_safe(sqlite.library_version()):
+        version = sqlite.library().sqlite_version
+        return [
+            Error(
+                f"The database is in WAL mode, and SQLite {version} may corrupt it.",
+                hint="Install pysqlite3, or stop everything and run: "
+                "sqlite3 FILE 'PRAGMA journal_mode=DELETE'",
+                id="conversations.E002",
+            )
+        ]
+    return []
+
+
+@register(Tags.security)
+def check_tracing(app_configs: Sequence[AppConfig] | None, **kwargs: Any) -> list[CheckMessage]:
+    """The SDK's traces hold what people said."""
+    if not get_conf().agent_tracing:
+        return []
+    return [
+        Warning(
+            "AGENT_TRACING is on: what people say is sent to the tracing service.",
+            hint="Set AGENT_TRACING=false unless people have agreed to it.",
+            id="conversations.W003",
+        )
+    ]
+
+
+@register(Tags.compatibility)
+def check_agent_is_named(
+    app_configs: Sequence[AppConfig] | None, **kwargs: Any
+) -> list[CheckMessage]:
+    """Somebody must answer. The path is not imported here: importing an agent costs seconds."""
+    if get_conf().conversations_agent:
+        return []
+    return [
+        Error(
+            "CONVERSATIONS_AGENT is not set.",
+            hint="Name a callable that builds an agents.Agent, such as shop.assistant.build_agent.",
+            id="conversations.E003",
+        )
+    ]
+
+
+@register(Tags.compatibility)
+def check_queue(app_configs: Sequence[AppConfig] | None, **kwargs: Any) -> list[CheckMessage]:
+    """django-q2 hands a task out again after `retry`: it must be over by then."""
+    cluster = getattr(settings, "Q_CLUSTER", {})
+    timeout, retry = cluster.get("timeout"), cluster.get("retry", 60)
+    if timeout is not None and timeout < retry:
+        return []
+    return [
+        Error(
+            "Q_CLUSTER: timeout must be set and shorter than retry, else tasks run twice.",
+            hint='For example "timeout": 300, "retry": 360.',
+            id="conversations.E004",
+        )
+    ]

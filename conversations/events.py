@@ -1,0 +1,95 @@
+"""What a turn tells whoever listens: small frozen values, in the order they happen.
+
+A stream is `TurnQueued` (perhaps), `TurnRunning`, any number of `ContentDelta` and `ToolCalled`,
+then exactly one of `TurnCompleted`, `TurnFailed`.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, field
+from typing import Final, Literal
+from uuid import UUID
+
+# The sentences a person may read beside an answer (CONTRACT, "The message stream")
+CONTEXT_UNAVAILABLE: Final = "Context unavailable - conversation history may be incomplete"
+SESSION_CORRUPTED: Final = (
+    "Session data corrupted - unreadable entries were left out of the conversation history"
+)
+NOT_SAVED: Final = "This answer could not be saved"
+
+
+@dataclass(frozen=True, slots=True)
+class Usage:
+    """Tokens of one turn, as the provider counted them, over all its model calls."""
+
+    requests: int = 0
+    input_tokens: int = 0
+    output_tokens: int = 0
+
+    @property
+    def total_tokens(self) -> int:
+        return self.input_tokens + self.output_tokens
+
+    def __sub__(self, other: Usage) -> Usage:
+        return Usage(
+            self.requests - other.requests,
+            self.input_tokens - other.input_tokens,
+            self.output_tokens - other.output_tokens,
+        )
+
+
+@dataclass(frozen=True, slots=True)
+class TurnQueued:
+    """The turn waits; `ahead` turns of its conversation come first."""
+
+    turn_id: UUID
+    ahead: int
+
+
+@dataclass(frozen=True, slots=True)
+class TurnRunning:
+    """The assistant has begun."""
+
+    turn_id: UUID
+
+
+@dataclass(frozen=True, slots=True)
+class ContentDelta:
+    """A piece of the answer; all pieces joined are the stored answer."""
+
+    text: str
+    warning: str = ""
+
+
+@dataclass(frozen=True, slots=True)
+class ToolCalled:
+    """The assistant uses a tool."""
+
+    name: str
+    call_id: str
+    status: Literal["called", "done", "failed"]
+
+
+@dataclass(frozen=True, slots=True)
+class TurnCompleted:
+    """The answer is complete (or was stopped) and stored."""
+
+    turn_id: UUID
+    status: Literal["completed", "cancelled"]
+    message_id: UUID | None
+    user_message_id: UUID | None
+    usage: Usage = field(default_factory=Usage)
+    warning: str = ""
+
+
+@dataclass(frozen=True, slots=True)
+class TurnFailed:
+    """There will be no (further) answer; the message for people, the code for programs."""
+
+    turn_id: UUID
+    message: str
+    code: str
+    retryable: bool
+
+
+TurnEvent = TurnQueued | TurnRunning | ContentDelta | ToolCalled | TurnCompleted | TurnFailed

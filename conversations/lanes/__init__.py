@@ -1,0 +1,202 @@
+"""The way to the database for async code: one thread that writes, a few that read.
+
+Django's own async ORM opens a thread and a connection per request; here each thread keeps its
+connection. On SQLite all writes of the process share one thread, which commits what is waiting in
+one transaction, and short reads need no thread at all. On PostgreSQL the same calls run in a few
+threads of their own.
+
+    rows = await lanes.read(lambda db: db.all(SQL, params))      # no transaction
+    await lanes.write(lambda db: db.run(SQL, params))            # its own atomic unit
+    user = await lanes.call(find_user, name)                     # any sync ORM function
+
+Failures of the engine arrive as `errors.StoreError`, told apart by their primary code.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import os
+import threading
+import time
+from collections.abc import Callable
+from typing import Any, Final, ParamSpec, TypeVar, cast
+
+from django.db import connection
+
+from conversations.conf import get_conf
+from conversations.errors import TransactionOpen
+from conversations.lanes.database import Database, from_moment, from_uuid, to_moment, to_uuid
+from conversations.lanes.embedded import Inline, SqliteWriteLane
+from conversations.lanes.lane import CallLane, DjangoWriteLane, Lane, Road, Task
+
+P = ParamSpec("P")
+T = TypeVar("T")
+Job = Callable[[Database], T]
+
+READERS: Final = 2
+CALLERS: Final = 3
+POSTGRESQL_THREADS: Final = 8
+
+
+class _Roads:
+    """All lanes of this process, started when first used."""
+
+    def __init__(self) -> None:
+        self.inline: Inline | None = None
+        self._looked_for_inline = False
+        self._roads: dict[str, Road] = {}
+        self._guard = threading.Lock()
+
+    def get(self, name: str) -> Road:
+        road = self._roads.get(name)
+        if road is None:
+            with self._guard:
+                road = self._roads.get(name) or self._roads.setdefault(name, self._build(name))
+        return road
+
+    def find_inline(self) -> None:
+        """Open the inline reader where the engine allows one; runs in a lane's thread."""
+        with self._guard:
+            if not self._looked_for_inline and connection.vendor == "sqlite":
+                self.inline = Inline.open()
+            self._looked_for_inline = True
+
+    @property
+    def may_find_inline(self) -> bool:
+        return not self._looked_for_inline
+
+    def close(self) -> None:
+        with self._guard:
+            roads, self._roads = list(self._roads.values()), {}
+            inline, self.inline, self._looked_for_inline = self.inline, None, False
+        if inline is not None:
+            inline.close()
+        for road in roads:
+            road.close()
+
+    def _build(self, name: str) -> Road:
+        on_sqlite = connection.vendor == "sqlite"
+        if name == "call":
+            return Road(CallLane, "store-call", CALLERS)
+        if name == "write":
+            kind: type[Lane] = SqliteWriteLane if on_sqlite else DjangoWriteLane
+            return Road(kind, "store-write", 1 if on_sqlite else POSTGRESQL_THREADS)
+        return Road(Lane, "store-read", READERS if on_sqlite else POSTGRESQL_THREADS)
+
+
+_roads = _Roads()
+_waiting_writes: dict[asyncio.AbstractEventLoop, list[Task]] = {}
+
+
+def _forget_after_fork() -> None:
+    """Threads do not survive a fork; the child starts its own."""
+    global _roads  # noqa: PLW0603 - the one piece of process-wide state here
+    _roads = _Roads()
+
+
+os.register_at_fork(after_in_child=_forget_after_fork)
+
+
+async def read(job: Job[T]) -> T:
+    """Run a reading job, which may run twice; raises StoreError when the engine fails."""
+    _refuse_open_transaction()
+    inline = await _find_inline()
+    if inline is not None:
+        done, result = inline.read(job)
+        if done:
+            return cast(T, result)
+    return cast(T, await _settled(_queued("read", job)))
+
+
+async def write(job: Job[T]) -> T:
+    """Run a writing job as one atomic unit.
+
+    A cancelled caller learns of it only after the write has settled: all of it is stored or none.
+    An error the job raises undoes its writes and reaches the caller. Raises StoreError when the
+    engine fails or stays busy beyond the budget (`CHAT_STORE_BUDGET_SECONDS`).
+    """
+    _refuse_open_transaction()
+    if await _find_inline() is None:
+        return cast(T, await _settled(_queued("write", job)))
+    task = _task(job)
+    waiting = _waiting_writes.setdefault(task.loop, [])
+    waiting.append(task)
+    if len(waiting) == 1:
+        task.loop.call_soon(_send_writes, task.loop)
+    return cast(T, await _settled(task))
+
+
+async def call(function: Callable[P, T], /, *args: P.args, **kwargs: P.kwargs) -> T:
+    """Run any sync function that uses the ORM, in a thread whose connections are looked after."""
+    _refuse_open_transaction()
+    return cast(T, await _settled(_queued("call", lambda: function(*args, **kwargs))))
+
+
+def close() -> None:
+    """Finish what is queued and close all connections of this process's lanes."""
+    _roads.close()
+
+
+def _refuse_open_transaction() -> None:
+    if connection.in_atomic_block:
+        raise TransactionOpen
+
+
+async def _find_inline() -> Inline | None:
+    if _roads.may_find_inline:
+        await _settled(_queued("call", _roads.find_inline))
+    return _roads.inline
+
+
+def _send_writes(loop: asyncio.AbstractEventLoop) -> None:
+    """What was asked for in one step of the loop: a lone write is done here, more go together."""
+    tasks = _waiting_writes.pop(loop, [])
+    inline, road = _roads.inline, _roads.get("write")
+    if len(tasks) == 1 and inline is not None and road.is_idle and inline.write(tasks[0]):
+        return
+    for task in tasks:
+        road.put(task)
+
+
+def _task(job: Callable[..., Any]) -> Task:
+    return Task(job, deadline=time.monotonic() + get_conf().chat_store_budget_seconds)
+
+
+def _queued(name: str, job: Callable[..., Any]) -> Task:
+    task = _task(job)
+    _roads.get(name).put(task)
+    return task
+
+
+async def _settled(task: Task) -> Any:
+    """The task's outcome; a cancellation is passed on only after it is known."""
+    future = task.future
+    cancelled: asyncio.CancelledError | None = None
+    while not future.done():
+        try:
+            await asyncio.shield(future)
+        except asyncio.CancelledError as error:
+            if future.cancelled():
+                raise
+            cancelled = error
+        except Exception:
+            break  # the future's own outcome, raised below
+    if cancelled is not None:
+        if not future.cancelled():
+            future.exception()  # the outcome is settled; the caller is leaving
+        raise cancelled
+    return future.result()
+
+
+__all__ = [
+    "Database",
+    "Job",
+    "call",
+    "close",
+    "from_moment",
+    "from_uuid",
+    "read",
+    "to_moment",
+    "to_uuid",
+    "write",
+]

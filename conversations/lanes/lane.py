@@ -1,0 +1,151 @@
+"""A thread with a connection of its own, and the tasks that pass through it."""
+
+from __future__ import annotations
+
+import asyncio
+import queue
+import threading
+from collections.abc import Callable
+from typing import Any
+
+from django.db import connection, connections, transaction
+
+from conversations.conf import get_conf
+from conversations.errors import StoreBusy, StoreError
+from conversations.lanes.database import Database, DjangoDatabase, SqliteDatabase, in_our_words
+
+
+class Task:
+    """A job on its way through a lane, and how its outcome gets back to its event loop."""
+
+    __slots__ = ("deadline", "future", "job", "loop")
+
+    def __init__(self, job: Callable[..., Any], *, deadline: float) -> None:
+        self.job = job
+        self.deadline = deadline
+        self.loop = asyncio.get_running_loop()
+        self.future: asyncio.Future[Any] = self.loop.create_future()
+
+
+Outcome = tuple[Task, Any, BaseException | None]
+
+
+def deliver(outcomes: list[Outcome]) -> None:
+    """Hand results to their loops, one wake-up per loop."""
+    by_loop: dict[asyncio.AbstractEventLoop, list[Outcome]] = {}
+    for outcome in outcomes:
+        by_loop.setdefault(outcome[0].loop, []).append(outcome)
+    for loop, settled in by_loop.items():
+        try:
+            loop.call_soon_threadsafe(_settle, settled)
+        except RuntimeError:  # that loop is closed: nobody waits any more
+            continue
+
+
+def _settle(outcomes: list[Outcome]) -> None:
+    for task, result, error in outcomes:
+        if task.future.done():
+            continue
+        if error is not None:
+            task.future.set_exception(error)
+        else:
+            task.future.set_result(result)
+
+
+class Lane:
+    """One thread that serves tasks in their order. A task may fail; the thread goes on."""
+
+    def __init__(self, name: str) -> None:
+        self._tasks: queue.SimpleQueue[Task | None] = queue.SimpleQueue()
+        self.waiting = 0  # only a hint for `Road`: not exact between threads
+        self._thread = threading.Thread(target=self._work, name=name, daemon=True)
+        self._thread.start()
+
+    def put(self, task: Task) -> None:
+        self.waiting += 1
+        self._tasks.put(task)
+
+    def close(self) -> None:
+        """Serve what is queued, then end the thread and its connection."""
+        self._tasks.put(None)
+        self._thread.join(timeout=10)
+
+    def _work(self) -> None:
+        try:
+            while (task := self._tasks.get()) is not None:
+                self._serve(task)
+                self.waiting = self._tasks.qsize()
+        finally:
+            connections.close_all()
+
+    def _serve(self, task: Task) -> None:
+        if task.future.cancelled():
+            return
+        try:
+            outcome: Outcome = (task, self._perform(task), None)
+        except BaseException as error:
+            outcome = (task, None, self._failed(error))
+        deliver([outcome])
+
+    def _perform(self, task: Task) -> Any:
+        return task.job(self._database())
+
+    def _database(self) -> Database:
+        if connection.vendor != "sqlite":
+            return DjangoDatabase()
+        raw: Any = connection.connection
+        if raw is None:
+            connection.ensure_connection()
+            raw = connection.connection
+            budget = round(get_conf().chat_store_budget_seconds * 1000)
+            raw.execute(f"PRAGMA busy_timeout={budget}")
+        return SqliteDatabase(raw)
+
+    def _failed(self, error: BaseException) -> BaseException:
+        """What the caller is told. A connection that met an engine failure is not used again."""
+        translated = in_our_words(error)
+        if isinstance(translated, StoreError) and not isinstance(translated, StoreBusy):
+            connections.close_all()
+        return translated
+
+
+class CallLane(Lane):
+    """Runs plain sync functions; every one leaves its connection usable or closed."""
+
+    def _perform(self, task: Task) -> Any:
+        try:
+            return task.job()
+        finally:
+            for wrapper in connections.all(initialized_only=True):
+                wrapper.close_if_unusable_or_obsolete()
+
+
+class DjangoWriteLane(Lane):
+    """Each job in a transaction of its own: the engine orders writers by row locks."""
+
+    def _perform(self, task: Task) -> Any:
+        with transaction.atomic():
+            return task.job(self._database())
+
+
+class Road:
+    """Lanes of one kind. The first idle one is taken: a thread that is warm answers faster."""
+
+    def __init__(self, kind: type[Lane], name: str, lanes: int) -> None:
+        self._lanes = [kind(f"{name}-{index}") for index in range(lanes)]
+
+    @property
+    def is_idle(self) -> bool:
+        return all(lane.waiting == 0 for lane in self._lanes)
+
+    def put(self, task: Task) -> None:
+        for lane in self._lanes:
+            if lane.waiting == 0:
+                break
+        else:
+            lane = min(self._lanes, key=lambda lane: lane.waiting)
+        lane.put(task)
+
+    def close(self) -> None:
+        for lane in self._lanes:
+            lane.close()

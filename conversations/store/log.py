@@ -1,0 +1,333 @@
+"""The ordered log of a session: append at the end, read the tail, forget."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from datetime import datetime
+from typing import Any, Final
+from uuid import UUID
+
+from conversations.errors import LeaseLost
+from conversations.events import Usage
+from conversations.ids import new_id
+from conversations.items import Memory, Row, decode_item, decode_rows
+from conversations.lanes import Database, from_moment, from_uuid
+from conversations.models import ChatMessage, ChatSession, ChatTurn
+
+SESSION: Final = ChatSession._meta.db_table
+TURN: Final = ChatTurn._meta.db_table
+MESSAGE: Final = ChatMessage._meta.db_table
+
+_INSERT_MESSAGES: Final = (
+    f"INSERT INTO {MESSAGE} (id, session_id, position, turn_id, kind, role, call_id, text, shown,"
+    " incomplete, agent_item, thread_item, created_at)"
+    " VALUES (%s, %s, %s, %s, %s, %s, %s, %s, %s, %s, %s, %s, %s)"
+)
+_RESERVE: Final = (
+    f"UPDATE {SESSION} SET last_position = last_position + %s,"
+    " remembered_count = remembered_count + %s, message_count = message_count + %s,"
+    " input_tokens = input_tokens + %s, output_tokens = output_tokens + %s,"
+    " last_active_at = %s, updated_at = %s"
+)
+_RESERVE_BY_NAME: Final = _RESERVE + " WHERE agent_session_id = %s RETURNING id, last_position"
+_RESERVE_BY_FENCE: Final = _RESERVE + " WHERE id = %s AND fence = %s RETURNING id, last_position"
+_REMEMBERED: Final = "agent_item IS NOT NULL AND quarantined_at IS NULL"
+_OF_NAME: Final = f"session_id = (SELECT id FROM {SESSION} WHERE agent_session_id = %s)"
+
+
+@dataclass(frozen=True, slots=True)
+class Lease:
+    """The right to write for a turn: void as soon as the session's fence has moved on."""
+
+    session_id: UUID
+    turn_id: UUID
+    fence: int
+
+
+def append(
+    db: Database, *, agent_session_id: str, rows: Sequence[Row], usage: Usage, now: datetime
+) -> None:
+    """Add the batch at the end of the named session, which begins now if it is new.
+
+    All or nothing; positions are taken under the session's row lock.
+    """
+    moment = from_moment(now, is_sqlite=db.is_sqlite)
+    remembered, shown = _counts(rows)
+    counts = (len(rows), remembered, shown, usage.input_tokens, usage.output_tokens)
+    params = (*counts, moment, moment, agent_session_id)
+    found = db.one(_RESERVE_BY_NAME, params)
+    if found is None:
+        create_session(db, agent_session_id=agent_session_id, now=now)
+        found = db.one(_RESERVE_BY_NAME, params)
+    session_id, last_position = found
+    first = last_position - len(rows) + 1
+    insert_rows(
+        db, session_id=session_id, turn_id=None, first_position=first, rows=rows, moment=moment
+    )
+
+
+def create_session(
+    db: Database,
+    *,
+    agent_session_id: str,
+    now: datetime,
+    session_id: UUID | None = None,
+    owner_id: Any = None,
+    title: str = "",
+    metadata_json: str = "{}",
+) -> None:
+    """Make the session's row unless the name is taken."""
+    moment = from_moment(now, is_sqlite=db.is_sqlite)
+    db.run(
+        f"INSERT INTO {SESSION} (id, agent_session_id, owner_id, title, status, metadata, hold,"
+        " hold_reason, last_position, last_turn_number, fence, remembered_count, message_count,"
+        " input_tokens, output_tokens, created_at, updated_at, last_active_at)"
+        " VALUES (%s, %s, %s, %s, 'active', %s, %s, '', 0, 0, 0, 0, 0, 0, 0, %s, %s, %s)"
+        " ON CONFLICT DO NOTHING",
+        (
+            from_uuid(session_id or new_id(), is_sqlite=db.is_sqlite),
+            agent_session_id,
+            from_uuid(owner_id, is_sqlite=db.is_sqlite) if isinstance(owner_id, UUID) else owner_id,
+            title,
+            metadata_json,
+            False,
+            moment,
+            moment,
+            moment,
+        ),
+    )
+
+
+def append_for_turn(
+    db: Database,
+    *,
+    lease: Lease,
+    rows: Sequence[Row],
+    now: datetime,
+    adopt: tuple[UUID, Row] | None = None,
+    replaces: UUID | None = None,
+    usage: Usage | None = None,
+) -> None:
+    """Add a batch of a running turn; raises LeaseLost when it is no longer this process's.
+
+    `adopt` fills the memory of the user's row, stored when the turn began. `replaces` is the
+    shown row of an earlier piece of this answer: the batch holds the whole of it.
+    """
+    session_id = from_uuid(lease.session_id, is_sqlite=db.is_sqlite)
+    moment = from_moment(now, is_sqlite=db.is_sqlite)
+    remembered, shown = _counts(rows)
+    found = db.one(
+        _RESERVE_BY_FENCE,
+        (
+            len(rows),
+            remembered + (1 if adopt else 0),
+            shown - (1 if replaces else 0),
+            0,  # what a turn costs is added when it ends
+            0,
+            moment,
+            moment,
+            session_id,
+            lease.fence,
+        ),
+    )
+    if found is None:
+        raise LeaseLost
+    first = found[1] - len(rows) + 1
+    if adopt is not None:
+        message_id, row = adopt
+        db.run(
+            f"UPDATE {MESSAGE} SET agent_item = %s WHERE id = %s",
+            (row.agent_item, from_uuid(message_id, is_sqlite=db.is_sqlite)),
+        )
+    if replaces is not None:
+        db.run(
+            f"UPDATE {MESSAGE} SET shown = %s WHERE id = %s",
+            (False, from_uuid(replaces, is_sqlite=db.is_sqlite)),
+        )
+    insert_rows(
+        db,
+        session_id=session_id,
+        turn_id=from_uuid(lease.turn_id, is_sqlite=db.is_sqlite),
+        first_position=first,
+        rows=rows,
+        moment=moment,
+    )
+    if usage is not None:
+        db.run(
+            f"UPDATE {TURN} SET requests = %s, input_tokens = %s, output_tokens = %s WHERE id = %s",
+            (
+                usage.requests,
+                usage.input_tokens,
+                usage.output_tokens,
+                from_uuid(lease.turn_id, is_sqlite=db.is_sqlite),
+            ),
+        )
+
+
+def insert_rows(
+    db: Database,
+    *,
+    session_id: Any,
+    turn_id: Any,
+    first_position: int,
+    rows: Sequence[Row],
+    moment: Any,
+) -> None:
+    """Insert rows at positions already reserved; ids and time as the engine stores them."""
+    on_sqlite = db.is_sqlite
+    db.run_many(
+        _INSERT_MESSAGES,
+        [
+            (
+                row.id.hex if on_sqlite else row.id,
+                session_id,
+                position,
+                turn_id,
+                row.kind,
+                row.role,
+                row.call_id,
+                row.text,
+                row.shown,
+                row.incomplete,
+                row.agent_item,
+                row.thread_item,
+                moment,
+            )
+            for position, row in enumerate(rows, start=first_position)
+        ],
+    )
+
+
+def load(db: Database, *, agent_session_id: str, limit: int | None = None) -> Memory:
+    """The remembered items of the named session, oldest first; the latest `limit` of them."""
+    return _load(db, where=_OF_NAME, params=(agent_session_id,), limit=limit)
+
+
+def load_window(db: Database, *, session_id: UUID) -> Memory:
+    """The remembered items of a session known by its id."""
+    key = from_uuid(session_id, is_sqlite=db.is_sqlite)
+    return _load(db, where="session_id = %s", params=(key,), limit=None)
+
+
+def quarantine(
+    db: Database, *, where_session: str, param: Any, memory: Memory, now: datetime
+) -> None:
+    """Set unreadable rows aside: the model never sees them again, staff do."""
+    if not memory.unreadable:
+        return
+    marks = ", ".join(["%s"] * len(memory.unreadable))
+    changed = db.run(
+        f"UPDATE {MESSAGE} SET quarantined_at = %s"
+        f" WHERE session_id = (SELECT id FROM {SESSION} WHERE {where_session} = %s)"
+        f" AND position IN ({marks}) AND quarantined_at IS NULL",
+        (from_moment(now, is_sqlite=db.is_sqlite), param, *memory.unreadable),
+    )
+    db.run(
+        f"UPDATE {SESSION} SET remembered_count = remembered_count - %s WHERE {where_session} = %s",
+        (changed, param),
+    )
+
+
+def pop(db: Database, *, agent_session_id: str, now: datetime) -> dict[str, Any] | None:
+    """Remove the newest valid item and return it; None where there is none.
+
+    Unreadable rows on the way are quarantined, not removed.
+    """
+    found = _lock(db, agent_session_id)
+    while found is not None:
+        row = db.one(
+            f"SELECT id, position, {_as_bytes(db)}, shown FROM {MESSAGE}"
+            f" WHERE session_id = %s AND {_REMEMBERED} ORDER BY position DESC LIMIT 1",
+            (found,),
+        )
+        if row is None:
+            return None
+        message_id, position, text, shown = row
+        item = decode_item(text)
+        if item is None:
+            quarantine(
+                db,
+                where_session="agent_session_id",
+                param=agent_session_id,
+                memory=Memory([], (position,)),
+                now=now,
+            )
+            continue
+        db.run(f"DELETE FROM {MESSAGE} WHERE id = %s", (message_id,))
+        db.run(
+            f"UPDATE {SESSION} SET remembered_count = remembered_count - 1,"
+            " message_count = message_count - %s, last_active_at = %s, updated_at = %s"
+            " WHERE id = %s",
+            (1 if shown else 0, *[from_moment(now, is_sqlite=db.is_sqlite)] * 2, found),
+        )
+        return item
+    return None
+
+
+def clear(db: Database, *, agent_session_id: str, now: datetime) -> int:
+    """Forget everything said in the named session; returns how many messages people could read.
+
+    What its turns cost is kept; what was said in them is not.
+    """
+    found = _lock(db, agent_session_id)
+    if found is None:
+        return 0
+    (message_count,) = db.one(f"SELECT message_count FROM {SESSION} WHERE id = %s", (found,))
+    db.run(f"DELETE FROM {MESSAGE} WHERE session_id = %s", (found,))
+    db.run(
+        f"UPDATE {TURN} SET partial = '', user_message_id = NULL, answer_message_id = NULL"
+        " WHERE session_id = %s",
+        (found,),
+    )
+    moment = from_moment(now, is_sqlite=db.is_sqlite)
+    db.run(
+        f"UPDATE {SESSION} SET remembered_count = 0, message_count = 0, last_active_at = %s,"
+        " updated_at = %s WHERE id = %s",
+        (moment, moment, found),
+    )
+    return int(message_count)
+
+
+def _counts(rows: Sequence[Row]) -> tuple[int, int]:
+    """How many of these rows are remembered, and how many people see."""
+    remembered = shown = 0
+    for row in rows:
+        remembered += row.agent_item is not None
+        shown += row.shown
+    return remembered, shown
+
+
+def _load(db: Database, *, where: str, params: Sequence[Any], limit: int | None) -> Memory:
+    def select(column: str) -> list[Any]:
+        sql = f"SELECT position, {column} FROM {MESSAGE} WHERE {where} AND {_REMEMBERED}"
+        if limit is None:
+            return db.all(f"{sql} ORDER BY position", params)
+        newest = db.all(f"{sql} ORDER BY position DESC LIMIT %s", (*params, limit))
+        newest.reverse()
+        return newest
+
+    if limit is not None and limit <= 0:
+        return Memory([])
+    try:
+        rows = select("agent_item")
+    except Exception as error:
+        if not (db.is_sqlite and _is_text_damage(error)):
+            raise
+        rows = select(_as_bytes(db))  # one row that is not UTF-8 kills the whole query
+    return decode_rows(rows)
+
+
+def _is_text_damage(error: Exception) -> bool:
+    return isinstance(error, UnicodeDecodeError) or "Could not decode to UTF-8" in str(error)
+
+
+def _as_bytes(db: Database) -> str:
+    return "CAST(agent_item AS BLOB)" if db.is_sqlite else "agent_item"
+
+
+def _lock(db: Database, agent_session_id: str) -> Any:
+    """The session's id as the engine stores it, its row locked; None where there is none."""
+    lock = "" if db.is_sqlite else " FOR UPDATE"
+    row = db.one(f"SELECT id FROM {SESSION} WHERE agent_session_id = %s{lock}", (agent_session_id,))
+    return row[0] if row else None
