@@ -1,0 +1,1 @@
+"""The HTTP door: ninja lives here and nowhere else."""

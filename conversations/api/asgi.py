@@ -1,0 +1,135 @@
+"""The way in: bodies are bounded, and API requests take a short path through Django.
+
+Django's handler opens a thread context per request, which costs a new thread and a new database
+connection at the first hop and lives as long as a stream. The API needs neither: its database
+work goes through `conversations.lanes`. The admin and all else keep Django's own handler.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Awaitable, Callable, Mapping
+from io import BytesIO
+from typing import Any, Final, cast
+
+from corsheaders.middleware import CorsMiddleware
+from django.core.handlers.asgi import ASGIHandler, get_script_prefix
+from django.core.handlers.exception import convert_exception_to_response
+from django.http import HttpRequest
+from django.http.response import HttpResponseBase
+from django.middleware.security import SecurityMiddleware
+from django.urls import set_script_prefix
+
+from conversations.api.errors import from_core, from_status
+from conversations.conf import get_conf
+from conversations.errors import TooLarge
+
+Scope = dict[str, Any]
+Receive = Callable[[], Awaitable[Mapping[str, Any]]]
+Send = Callable[[Mapping[str, Any]], Awaitable[None]]
+App = Callable[[Scope, Receive, Send], Awaitable[None]]
+
+API_PATHS: Final = ("/chatkit/", "/api/auth/", "/healthz", "/readyz", "/metrics")
+
+
+def is_api_path(path: str) -> bool:
+    """Whether a request to this path takes the short way."""
+    return path.startswith(API_PATHS) or path == "/chatkit"
+
+
+class Entrance:
+    """The ASGI application: `api` for the API's paths, `site` for all else."""
+
+    def __init__(self, *, api: App, site: App, max_site_body: int = 10_485_760) -> None:
+        self._api = api
+        self._site = site
+        self._max_site_body = max_site_body
+
+    async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
+        if scope["type"] != "http":
+            raise ValueError(f"only HTTP is served here, not {scope['type']}")
+        if is_api_path(scope["path"]):
+            await self._api(scope, receive, send)
+        else:
+            await self._site(scope, _bounded(scope, receive, self._max_site_body), send)
+
+
+class ApiHandler(ASGIHandler):
+    """Django's handler without a thread, a connection or a spool file per request."""
+
+    def load_middleware(self, is_async: bool = False) -> None:
+        """Only what an API needs, all of it async or free of waiting."""
+        self._view_middleware: list[Any] = []
+        self._template_response_middleware: list[Any] = []
+        self._exception_middleware: list[Any] = []
+        handler: Any = convert_exception_to_response(self._get_response_async)  # type: ignore[attr-defined]
+        handler = convert_exception_to_response(CorsMiddleware(handler))
+        self._middleware_chain: Any = convert_exception_to_response(ApiMiddleware(handler))
+
+    async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
+        body = await _read_body(scope, receive, get_conf().chat_max_body_bytes)
+        if body is None:
+            return  # the client left before it had said everything
+        if isinstance(body, TooLarge):
+            await self.send_response(from_core(body), send)
+            return
+        set_script_prefix(get_script_prefix(scope))
+        request, refusal = self.create_request(scope, BytesIO(body))
+        response: Any = refusal if request is None else await self.run_get_response(request)
+        await self.send_response(response, send)
+        for close in response._resource_closers:
+            close()
+
+
+class ApiMiddleware:
+    """Host check and security headers; and Django's own HTML errors become the contract's."""
+
+    async_capable = True
+    sync_capable = False
+
+    def __init__(self, get_response: Callable[[HttpRequest], Awaitable[HttpResponseBase]]) -> None:
+        self._get_response = get_response
+        # Its two halves never wait, so they need no thread of their own.
+        self._security: Any = SecurityMiddleware(get_response)
+
+    async def __call__(self, request: HttpRequest) -> HttpResponseBase:
+        request.get_host()  # raises DisallowedHost
+        redirect = self._security.process_request(request)
+        response = redirect or await self._get_response(request)
+        if response.status_code >= 400 and "json" not in response.get("Content-Type", ""):
+            plain = from_status(response.status_code)
+            for name in ("Allow", "Access-Control-Allow-Origin", "Vary"):
+                if name in response:
+                    plain[name] = response[name]
+            response = plain
+        return cast(HttpResponseBase, self._security.process_response(request, response))
+
+
+async def _read_body(scope: Scope, receive: Receive, limit: int) -> bytes | TooLarge | None:
+    declared = dict(scope["headers"]).get(b"content-length", b"0")
+    if declared.isdigit() and int(declared) > limit:
+        return TooLarge()
+    chunks: list[bytes] = []
+    size = 0
+    while True:
+        message = await receive()
+        if message["type"] == "http.disconnect":
+            return None
+        chunks.append(message.get("body", b""))
+        size += len(chunks[-1])
+        if size > limit:
+            return TooLarge()
+        if not message.get("more_body", False):
+            return b"".join(chunks)
+
+
+def _bounded(scope: Scope, receive: Receive, limit: int) -> Receive:
+    """`receive` that ends the request once its body outgrows the limit: nothing is spooled."""
+    size = 0
+
+    async def bounded() -> Mapping[str, Any]:
+        nonlocal size
+        message = await receive()
+        size += len(message.get("body", b""))
+        return message if size <= limit else {"type": "http.disconnect"}
+
+    return bounded

@@ -1,0 +1,58 @@
+"""Who is calling: a bearer token, or Django's session cookie with CSRF. Never a mix of both."""
+
+from __future__ import annotations
+
+from importlib import import_module
+from typing import Any
+
+from django.conf import settings
+from django.contrib.auth import get_user
+from django.http import HttpRequest
+from ninja.security.base import AuthBase
+from ninja.utils import check_csrf
+
+from conversations import lanes
+from conversations.errors import CsrfFailed, Unauthenticated
+from conversations.tokens import Principal, authenticate_token
+
+
+class TokenOrSession(AuthBase):
+    """With an Authorization header only the token counts; without one, the session cookie.
+
+    Raises Unauthenticated, CsrfFailed, StoreError.
+    """
+
+    openapi_type = "http"
+    openapi_scheme = "bearer"
+    openapi_description = (
+        "A token from POST /api/auth/login. Browsers that are signed in to this site may send its "
+        "session cookie and X-CSRFToken instead."
+    )
+
+    async def __call__(self, request: HttpRequest) -> Principal:
+        header = request.META.get("HTTP_AUTHORIZATION", "")
+        if header:
+            scheme, _, token = header.partition(" ")
+            if scheme.lower() != "bearer":
+                raise Unauthenticated
+            return await authenticate_token(token.strip())
+        key = request.COOKIES.get(settings.SESSION_COOKIE_NAME)
+        if not key:
+            raise Unauthenticated
+        return await lanes.call(_from_session, request, key)
+
+
+def _from_session(request: HttpRequest, key: str) -> Principal:
+    request.session = import_module(settings.SESSION_ENGINE).SessionStore(key)
+    user: Any = get_user(request)
+    if not user.is_authenticated or not user.is_active:
+        raise Unauthenticated
+    if check_csrf(request) is not None:
+        raise CsrfFailed
+    return Principal(user.pk)
+
+
+def principal(request: HttpRequest) -> Principal:
+    """Who the authenticator found."""
+    found: Principal = request.auth  # type: ignore[attr-defined]
+    return found

@@ -1,0 +1,121 @@
+"""What a person does with their conversations: begin, rename, close, clear, delete."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Mapping
+from typing import Any
+from uuid import UUID
+
+from django.db import transaction
+from django.utils import timezone
+
+from conversations import lanes, turns
+from conversations.errors import ThreadHeld, ThreadNotFound
+from conversations.ids import agent_session_id, new_id
+from conversations.models import ChatMessage, ChatSession, ChatTurn
+from conversations.store import log, threads, tickets
+from conversations.store.threads import ThreadRow
+
+
+async def create_thread(
+    *, owner_id: Any, title: str = "", metadata: Mapping[str, Any] | None = None
+) -> ThreadRow:
+    """Begin a conversation."""
+    session_id, now = new_id(), timezone.now()
+    name = agent_session_id(user_id=owner_id, session_id=session_id)
+
+    def create(db: lanes.Database) -> ThreadRow:
+        log.create_session(
+            db,
+            agent_session_id=name,
+            now=now,
+            session_id=session_id,
+            owner_id=owner_id,
+            title=title,
+            metadata_json=json.dumps(dict(metadata or {})),
+        )
+        return threads.find_thread(db, session_id=session_id, owner_id=owner_id)
+
+    return await lanes.write(create)
+
+
+async def update_thread(
+    *,
+    session_id: UUID,
+    owner_id: Any,
+    title: str | None = None,
+    metadata: Mapping[str, Any] | None = None,
+    status: str | None = None,
+) -> ThreadRow:
+    """Change what is given of a conversation. Raises ThreadNotFound."""
+    changes: dict[str, Any] = {"title": title, "metadata": metadata, "status": status}
+    changes = {name: value for name, value in changes.items() if value is not None}
+    changes["updated_at"] = timezone.now()
+
+    def update() -> None:
+        mine = ChatSession.objects.owned_by(owner_id).filter(id=session_id)
+        if not mine.update(**changes):
+            raise ThreadNotFound
+
+    await lanes.call(update)
+    return await lanes.read(
+        lambda db: threads.find_thread(db, session_id=session_id, owner_id=owner_id)
+    )
+
+
+async def clear_thread(*, session_id: UUID, owner_id: Any) -> int:
+    """Forget what was said, keep the conversation; returns how many messages went.
+
+    What runs or waits in it is ended first. Raises ThreadNotFound, ThreadHeld.
+    """
+    name = await lanes.read(lambda db: _deletable(db, session_id=session_id, owner_id=owner_id))
+    await turns.stop_session(session_id)
+    now = timezone.now()
+
+    def clear(db: lanes.Database) -> int:
+        _deletable(db, session_id=session_id, owner_id=owner_id)
+        tickets.interrupt_all(db, session_id=session_id, now=now)
+        return log.clear(db, agent_session_id=name, now=now)
+
+    return await lanes.write(clear)
+
+
+async def delete_thread(*, session_id: UUID, owner_id: Any) -> None:
+    """Delete a conversation and all that was said in it; what runs or waits in it is ended first.
+
+    Raises ThreadNotFound, ThreadHeld.
+    """
+    await lanes.read(lambda db: _deletable(db, session_id=session_id, owner_id=owner_id))
+    await turns.stop_session(session_id, reason="deleted")
+    await lanes.call(_delete, session_id, owner_id)
+
+
+def _delete(session_id: UUID, owner_id: Any) -> None:
+    with transaction.atomic():
+        session = (
+            ChatSession.objects.owned_by(owner_id)
+            .select_for_update()
+            .filter(id=session_id)
+            .only("hold")
+            .first()
+        )
+        if session is None:
+            raise ThreadNotFound
+        if session.hold:
+            raise ThreadHeld
+        ChatMessage.objects.filter(session=session)._raw_delete(using="default")
+        ChatTurn.objects.filter(session=session)._raw_delete(using="default")
+        ChatSession.objects.filter(id=session_id)._raw_delete(using="default")
+
+
+def _deletable(db: lanes.Database, *, session_id: UUID, owner_id: Any) -> str:
+    """The SDK's id of a conversation that may be cleared or deleted."""
+    threads.find_thread(db, session_id=session_id, owner_id=owner_id)
+    name, hold = db.one(
+        f"SELECT agent_session_id, hold FROM {log.SESSION} WHERE id = %s",
+        (lanes.from_uuid(session_id, is_sqlite=db.is_sqlite),),
+    )
+    if hold:
+        raise ThreadHeld
+    return str(name)

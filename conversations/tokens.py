@@ -1,0 +1,96 @@
+"""Access tokens: signed, so that a copied database opens no door; a row each, so that they can be
+listed, expire and be revoked."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from datetime import UTC, datetime, timedelta
+from typing import Any, Final
+from uuid import UUID
+
+from django.contrib.auth import get_user_model
+from django.core import signing
+from django.core.exceptions import ValidationError
+from django.utils import timezone
+
+from conversations import lanes
+from conversations.errors import Unauthenticated
+from conversations.models import AccessToken
+
+_SALT: Final = "conversations.access-token"
+_PREFIX: Final = "cst_"
+_USED_AT_MOST_EVERY: Final = timedelta(minutes=1)
+_TOKEN: Final = AccessToken._meta.db_table
+
+
+@dataclass(frozen=True, slots=True)
+class Principal:
+    """Who speaks: a user, and the token they came with (None for a browser session)."""
+
+    user_id: Any
+    token_id: UUID | None = None
+
+
+@dataclass(frozen=True, slots=True)
+class IssuedToken:
+    """The token's text is shown once and stored nowhere."""
+
+    text: str
+    expires_at: datetime
+
+
+def issue_token(*, user: Any, name: str, lifetime: timedelta, now: datetime) -> IssuedToken:
+    """A new access token for a user."""
+    row = AccessToken.objects.create(
+        user=user, name=name[:100], created_at=now, expires_at=now + lifetime
+    )
+    claims = [row.id.hex, str(user.pk), int(row.expires_at.timestamp())]
+    return IssuedToken(_PREFIX + signing.dumps(claims, salt=_SALT), row.expires_at)
+
+
+def read_claims(text: str) -> tuple[UUID, Any, datetime]:
+    """Token id, user id and expiry of a token whose signature is ours.
+
+    Needs no database. Raises Unauthenticated; an expired token is not told apart from a forged one.
+    """
+    try:
+        if not text.startswith(_PREFIX):
+            raise Unauthenticated
+        token, user, expires = signing.loads(text.removeprefix(_PREFIX), salt=_SALT)
+        user_id = get_user_model()._meta.pk.to_python(user)
+        return UUID(token), user_id, datetime.fromtimestamp(expires, UTC)
+    except (signing.BadSignature, ValueError, TypeError, ValidationError):
+        raise Unauthenticated from None
+
+
+async def authenticate_token(text: str) -> Principal:
+    """Who a token stands for. Raises Unauthenticated, StoreError."""
+    token_id, user_id, expires_at = read_claims(text)
+    now = timezone.now()
+    if expires_at <= now:
+        raise Unauthenticated
+    row = await lanes.read(
+        lambda db: db.one(_find_sql(), (lanes.from_uuid(token_id, is_sqlite=db.is_sqlite),))
+    )
+    if row is None or row[0] is not None or not row[2]:
+        raise Unauthenticated
+    last_used_at = lanes.to_moment(row[1])
+    if last_used_at is None or now - last_used_at > _USED_AT_MOST_EVERY:
+        await lanes.call(AccessToken.objects.filter(id=token_id).update, last_used_at=now)
+    return Principal(user_id, token_id)
+
+
+async def revoke_token(token_id: UUID) -> None:
+    """From now on the token opens nothing."""
+    tokens = AccessToken.objects.filter(id=token_id, revoked_at__isnull=True)
+    await lanes.call(tokens.update, revoked_at=timezone.now())
+
+
+def _find_sql() -> str:
+    users = get_user_model()._meta
+    names = {field.name for field in users.concrete_fields}
+    active = "u.is_active" if "is_active" in names else "1"
+    return (
+        f"SELECT t.revoked_at, t.last_used_at, {active} FROM {_TOKEN} t"
+        f" JOIN {users.db_table} u ON u.{users.pk.column} = t.user_id WHERE t.id = %s"
+    )

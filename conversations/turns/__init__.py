@@ -1,0 +1,51 @@
+"""What happens when someone speaks: every door sends through here, and nothing else runs an agent.
+
+    turn = await turns.send(session_id=..., owner_id=..., text="Hello")
+    async for batch in turn.listen(): ...
+
+The message is acknowledged when `send` returns: it is in the database and will be answered in its
+order, whether anybody listens or not.
+"""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING, Any
+from uuid import UUID
+
+if TYPE_CHECKING:
+    from conversations.turns.live import LiveTurn
+
+
+async def send(
+    *, session_id: UUID, owner_id: Any, text: str, idempotency_key: str | None = None
+) -> LiveTurn:
+    """Say something in a conversation.
+
+    Raises ThreadNotFound, ThreadClosed, QueueFull, StoreError, ShuttingDown: nothing is stored.
+    """
+    from conversations.turns.desk import desk  # noqa: PLC0415 - imports the SDK
+
+    return await desk().send(
+        session_id=session_id, owner_id=owner_id, text=text, idempotency_key=idempotency_key
+    )
+
+
+async def stop_session(session_id: UUID, *, reason: str = "stopped") -> None:
+    """End what runs or waits in this process for a conversation, and wait until it has settled."""
+    from conversations.turns.desk import desk  # noqa: PLC0415
+
+    await desk().stop_session(session_id, reason=reason)
+
+
+async def settled(session_id: UUID) -> None:
+    """Wait until nothing runs or waits in this process for a conversation."""
+    from conversations.turns.desk import desk  # noqa: PLC0415
+
+    await desk().settled(session_id)
+
+
+async def drain(grace_seconds: float) -> None:
+    """Refuse new turns, let running ones finish within the grace, then keep their parts."""
+    from conversations.turns.desk import desk  # noqa: PLC0415
+
+    await desk().drain(grace_seconds)

@@ -1,0 +1,100 @@
+"""A turn that lives in this process: what it has said so far, for as many listeners as come."""
+
+from __future__ import annotations
+
+import asyncio
+from collections.abc import AsyncIterator
+from datetime import datetime
+from typing import Any, Literal
+from uuid import UUID
+
+from django.utils import timezone
+
+from conversations.events import ContentDelta, TurnCompleted, TurnEvent, TurnFailed
+from conversations.store.tickets import Started, Ticket
+
+StopReason = Literal["", "stopped", "deleted", "shutdown", "lost"]
+
+
+class LiveTurn:
+    """Events in order, from the first to the closing one; the run never waits for a listener."""
+
+    def __init__(self, ticket: Ticket, *, owner_id: Any, text: str) -> None:
+        self.ticket = ticket
+        self.owner_id = owner_id
+        self.text = text
+        self.events: list[TurnEvent] = []
+        self.task: asyncio.Task[None] | None = None
+        self.is_next = asyncio.Event()
+        self.stop_reason: StopReason = ""
+        self.settling = False
+        self.started: Started | None = None
+        self.checkpointed = 0
+        self.first_token_at: datetime | None = None
+        self._listeners: set[asyncio.Future[None]] = set()
+
+    @property
+    def id(self) -> UUID:
+        return self.ticket.turn_id
+
+    @property
+    def session_id(self) -> UUID:
+        return self.ticket.session_id
+
+    @property
+    def closed(self) -> bool:
+        """Whether the closing event has been said."""
+        return bool(self.events) and isinstance(self.events[-1], TurnCompleted | TurnFailed)
+
+    @property
+    def said(self) -> str:
+        """The answer so far."""
+        return "".join([event.text for event in self.events if isinstance(event, ContentDelta)])
+
+    def emit(self, event: TurnEvent) -> None:
+        """Say something to all listeners, now and later ones."""
+        if self.first_token_at is None and isinstance(event, ContentDelta):
+            self.first_token_at = timezone.now()
+        self.events.append(event)
+        listeners, self._listeners = self._listeners, set()
+        for listener in listeners:
+            if not listener.done():
+                listener.set_result(None)
+
+    async def listen(
+        self, *, after: int = 0, heartbeat: float = 15
+    ) -> AsyncIterator[list[tuple[int, TurnEvent]]]:
+        """All events from number `after` + 1 on, in batches, until the closing one.
+
+        An empty batch means that nothing happened for `heartbeat` seconds.
+        """
+        loop = asyncio.get_running_loop()
+        while True:
+            batch = list(enumerate(self.events[after:], start=after + 1))
+            if batch:
+                after = batch[-1][0]
+                yield batch
+                continue
+            if self.closed:
+                return
+            news: asyncio.Future[None] = loop.create_future()
+            self._listeners.add(news)
+            timer = loop.call_later(heartbeat, _wake, news)
+            try:
+                await news
+            finally:
+                timer.cancel()
+                self._listeners.discard(news)
+            if after == len(self.events):
+                yield []
+
+    def stop(self, reason: StopReason) -> None:
+        """End the run; its task settles what there is."""
+        if self.task is not None and not self.settling and not self.stop_reason:
+            self.stop_reason = reason
+            self.task.cancel()
+
+
+def _wake(news: asyncio.Future[None]) -> None:
+    if not news.done():
+        news.set_result(None)
