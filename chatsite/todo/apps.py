@@ -1,0 +1,11 @@
+"""The Django app of the assistant that ships."""
+
+from __future__ import annotations
+
+from django.apps import AppConfig
+
+
+class TodoConfig(AppConfig):
+    name = "chatsite.todo"
+    label = "todo"
+    verbose_name = "Todo assistant"
