@@ -1,0 +1,91 @@
+"""What tests share: a scripted assistant, users, conversations, an HTTP client on the real app."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import AsyncIterator, Callable, Iterator
+from typing import Any
+
+import httpx
+import pytest
+from django.test import override_settings
+
+from conversations import lanes
+from conversations.tests import factories, scripted
+
+
+@pytest.fixture(scope="session", autouse=True)
+def _lanes_end_before_the_database(django_db_setup: None) -> Iterator[None]:
+    yield
+    lanes.close()
+
+
+@pytest.fixture(autouse=True)
+def script() -> Iterator[Callable[..., scripted.Script]]:
+    """`script(Say("Hello"), Call("look_up"))`: what the model does next."""
+    scripted.SCRIPT.clear()
+
+    def play(*steps: scripted.Step) -> scripted.Script:
+        scripted.SCRIPT.steps.extend(steps)
+        return scripted.SCRIPT
+
+    with override_settings(CONVERSATIONS_AGENT="conversations.tests.scripted.build_agent"):
+        yield play
+
+
+@pytest.fixture
+def user(transactional_db: None) -> Any:
+    return factories.UserFactory()
+
+
+@pytest.fixture
+def stranger(transactional_db: None) -> Any:
+    return factories.UserFactory()
+
+
+@pytest.fixture
+def session(user: Any) -> Any:
+    return factories.ChatSessionFactory(owner=user)
+
+
+def _client(token: str | None = None) -> httpx.AsyncClient:
+    from chatsite.asgi import application
+
+    headers = {"Authorization": f"Bearer {token}"} if token else {}
+    transport = httpx.ASGITransport(app=application)
+    return httpx.AsyncClient(transport=transport, base_url="http://localhost", headers=headers)
+
+
+@pytest.fixture
+async def client(user: Any) -> AsyncIterator[httpx.AsyncClient]:
+    """Signed in as `user`."""
+    async with _client(await lanes.call(factories.token_for, user)) as client:
+        yield client
+
+
+@pytest.fixture
+async def strangers_client(stranger: Any) -> AsyncIterator[httpx.AsyncClient]:
+    async with _client(await lanes.call(factories.token_for, stranger)) as client:
+        yield client
+
+
+@pytest.fixture
+async def anonymous(transactional_db: None) -> AsyncIterator[httpx.AsyncClient]:
+    async with _client() as client:
+        yield client
+
+
+def frames(body: str) -> list[Any]:
+    """The JSON frames of a stream; the last is `[DONE]` as a string."""
+    found = []
+    for block in body.split("\n\n"):
+        for line in block.split("\n"):
+            if line.startswith("data: "):
+                data = line.removeprefix("data: ")
+                found.append(data if data == "[DONE]" else json.loads(data))
+    return found
+
+
+def answer(body: str) -> str:
+    """All deltas of a stream joined."""
+    return "".join(frame.get("content", "") for frame in frames(body)[:-1])
