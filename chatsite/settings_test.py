@@ -23,6 +23,8 @@ from chatsite.settings import DATABASES  # noqa: E402
 
 if DATABASES["default"]["ENGINE"] == "conversations.sqlite":
     DATABASES["default"]["TEST"] = {"NAME": str(_folder / "test.db")}
+else:  # runs side by side must not meet in one database
+    DATABASES["default"]["TEST"] = {"NAME": f"test_chatsite_{os.getpid()}"}
 
 PASSWORD_HASHERS = ["django.contrib.auth.hashers.MD5PasswordHasher"]
 STORAGES = {
