@@ -1,0 +1,57 @@
+"""What staff may do so far: see and revoke access tokens. The view of conversations comes later."""
+
+from __future__ import annotations
+
+from contextlib import suppress
+from typing import TYPE_CHECKING, Any
+
+from django.apps import apps
+from django.contrib import admin
+from django.contrib.admin.exceptions import NotRegistered
+from django.db.models import QuerySet
+from django.http import HttpRequest
+from django.utils import timezone
+
+from conversations.models import AccessToken
+
+if TYPE_CHECKING:
+    TokenModelAdmin = admin.ModelAdmin[AccessToken]
+else:
+    TokenModelAdmin = admin.ModelAdmin
+
+
+@admin.register(AccessToken)
+class AccessTokenAdmin(TokenModelAdmin):
+    """Tokens are made by signing in or by a command; here they are seen and revoked."""
+
+    list_display = ("__str__", "user", "created_at", "last_used_at", "expires_at", "revoked_at")
+    list_select_related = ("user",)
+    search_fields = ("name", "user__username")
+    readonly_fields = (
+        "user",
+        "name",
+        "created_at",
+        "last_used_at",
+        "expires_at",
+        "revoked_at",
+    )
+    actions = ("revoke",)
+    show_full_result_count = False
+
+    @admin.action(description="Revoke the selected tokens", permissions=["change"])
+    def revoke(self, request: HttpRequest, tokens: QuerySet[AccessToken]) -> None:
+        count = tokens.filter(revoked_at__isnull=True).update(revoked_at=timezone.now())
+        self.message_user(request, f"{count} token(s) revoked.")
+
+    def has_add_permission(self, request: HttpRequest) -> bool:
+        return False
+
+    def has_delete_permission(self, request: HttpRequest, obj: Any = None) -> bool:
+        return False
+
+
+# The right to add a schedule is the right to run any code: django-q2's own pages are not served.
+if apps.is_installed("django_q"):
+    for _model in apps.get_app_config("django_q").get_models():
+        with suppress(NotRegistered):
+            admin.site.unregister(_model)
