@@ -263,7 +263,7 @@ def test_without_a_supervisor_nothing_is_bound(monkeypatch):
 def test_a_process_whose_parent_is_gone_already_leaves(platform):
     code = (
         "from conversations import supervisor\n"
-        f"supervisor._LINUX = {platform == 'linux'}\n"
+        f"supervisor.bound.LINUX = {platform == 'linux'}\n"
         "supervisor.die_with_parent()\n"
         "import time; time.sleep(60)"
     )
