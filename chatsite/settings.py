@@ -39,7 +39,7 @@ INSTALLED_APPS = [
 
 MIDDLEWARE = [
     "django.middleware.security.SecurityMiddleware",
-    "whitenoise.middleware.WhiteNoiseMiddleware",
+    "servestatic.middleware.ServeStaticMiddleware",
     "corsheaders.middleware.CorsMiddleware",
     "django.contrib.sessions.middleware.SessionMiddleware",
     "django.middleware.common.CommonMiddleware",
@@ -99,7 +99,7 @@ USE_TZ = True
 USE_I18N = True
 
 STATIC_URL = "static/"
-WHITENOISE_USE_FINDERS = True  # served from the packages: there is no collectstatic step
+SERVESTATIC_USE_FINDERS = True  # served from the packages: there is no collectstatic step
 DATA_UPLOAD_MAX_MEMORY_SIZE = 2_621_440
 
 # The conversations app
