@@ -3,8 +3,10 @@
 from __future__ import annotations
 
 import asyncio
+import atexit
 import os
 import random
+import shutil
 import statistics
 import tempfile
 import time
@@ -17,6 +19,7 @@ Action = Callable[[], Awaitable[object]]
 def fresh_site(*, synchronous: str = "FULL") -> Path:
     """A Django set up on a database of its own; returns its folder."""
     folder = Path(tempfile.mkdtemp(prefix="chatsite-bench-"))
+    atexit.register(shutil.rmtree, folder, ignore_errors=True)
     os.environ |= {
         "DJANGO_SETTINGS_MODULE": "chatsite.settings",
         "SECRET_KEY": "benchmark-" + "b" * 50,

@@ -122,8 +122,8 @@ def database_url(value: str) -> str:
 
 
 def dotted_path(value: str) -> str:
-    module, _, name = value.strip().rpartition(".")
-    if not module or not name.isidentifier():
+    names = value.strip().split(".")
+    if len(names) < 2 or not all(name.isidentifier() for name in names):
         raise ValueError("write the dotted path of a callable, such as shop.assistant.build_agent")
     return value.strip()
 
@@ -221,10 +221,13 @@ def load(environment: Mapping[str, str] | None = None) -> dict[str, Any]:
 
 def write_secret_key(path: Path) -> bool:
     """Give a fresh checkout a `.env` with a secret key of its own; False if it has one."""
-    lines = path.read_text().splitlines() if path.exists() else []
+    before = path.read_text() if path.exists() else ""
+    lines = before.splitlines()
     if any(line.startswith("SECRET_KEY=") and line != "SECRET_KEY=" for line in lines):
         return False
     with path.open("a") as file:
+        if before and not before.endswith("\n"):
+            file.write("\n")
         file.write(f"SECRET_KEY={secrets.token_urlsafe(50)}\n")
     path.chmod(0o600)
     return True

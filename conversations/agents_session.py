@@ -9,7 +9,9 @@ https://openai.github.io/openai-agents-python/sessions/
 
 from __future__ import annotations
 
+import inspect
 import logging
+import weakref
 from dataclasses import replace
 from typing import TYPE_CHECKING, Any, cast
 from uuid import UUID
@@ -30,6 +32,8 @@ if TYPE_CHECKING:
 
 logger = logging.getLogger(__name__)
 
+_SPEECH = {"message", "reasoning"}
+
 
 class AgentSession:
     """A conversation's memory in the database, in order, byte-exact, shared by all processes.
@@ -49,7 +53,7 @@ class AgentSession:
         if isinstance(session_settings, dict):
             session_settings = SessionSettings(**session_settings)
         self.session_settings: SessionSettings | None = session_settings or SessionSettings()
-        self._counted: tuple[RunContextWrapper[Any] | None, Usage] = (None, Usage())
+        self._counted: dict[int, Usage] = {}  # by the identity of a run's usage
 
     def __repr__(self) -> str:
         return f"{type(self).__name__}({self.session_id!r})"
@@ -67,7 +71,10 @@ class AgentSession:
             lambda db: log.load(db, agent_session_id=self._stored_id, limit=limit)
         )
         if memory.unreadable:
-            await self._quarantine(memory)
+            try:
+                await self._quarantine(memory)
+            except StoreError as error:  # what could be read is no worse for it
+                logger.warning("session %s: %s", self._stored_id, type(error).__name__)
         return cast("list[TResponseInputItem]", memory.items)
 
     async def add_items(
@@ -85,7 +92,7 @@ class AgentSession:
             )
         )
         if wrapper is not None:
-            self._counted = (wrapper, usage_of(wrapper))
+            self._count(wrapper.usage, usage_of(wrapper))
 
     async def pop_item(
         self, *, wrapper: RunContextWrapper[Any] | None = None
@@ -101,12 +108,18 @@ class AgentSession:
         await lanes.write(lambda db: log.clear(db, agent_session_id=self._stored_id, now=now))
 
     def _newly_used(self, wrapper: RunContextWrapper[Any] | None) -> Usage:
-        """Tokens since the last batch of the same run: the wrapper counts from the run's start."""
+        """Tokens since the last batch of the same run: its usage counts from the run's start.
+
+        Runs may share this object, and an agent that runs as a tool shares its caller's usage.
+        """
         if wrapper is None:
             return Usage()
-        counted_for, counted = self._counted
-        total = usage_of(wrapper)
-        return total - counted if counted_for is wrapper else total
+        return usage_of(wrapper) - self._counted.get(id(wrapper.usage), Usage())
+
+    def _count(self, run: Any, total: Usage) -> None:
+        if id(run) not in self._counted:  # forgotten with its run: identities are used again
+            weakref.finalize(run, self._counted.pop, id(run), None).atexit = False
+        self._counted[id(run)] = total
 
     async def _quarantine(self, memory: Memory) -> None:
         logger.warning(
@@ -156,6 +169,7 @@ class TurnSession(AgentSession):
         window, self._window = self._window, None
         if window is not None and limit is None:
             return await self._opening(window)
+        await self.flush()
         try:
             return await super().get_items(limit, wrapper=wrapper)
         except StoreError as error:
@@ -167,18 +181,36 @@ class TurnSession(AgentSession):
     ) -> None:
         """Raises LeaseLost when another process has taken over: the run must end.
 
-        What the store does not take is tried again with the next batch.
+        What tools did is stored at once; what was only said, together with what follows it, at
+        the latest with the turn's end (docs/decisions/0005). What the store does not take is
+        tried again then.
         """
         self._unsaved += [row_from_item(item) for item in items]
         if wrapper is not None:
             self._usage = usage_of(wrapper)
-        await self.flush()
+        if any(row.kind not in _SPEECH for row in self._unsaved):
+            await self.flush()
 
     async def flush(self) -> None:
         """Store what is not stored yet; where that fails, `warning` says so."""
+        batch = self.unsaved()
+        if batch is None:
+            return
+        now = timezone.now()
+        try:
+            await lanes.write(
+                lambda db: log.append_for_turn(db, lease=self.lease, batch=batch, now=now)
+            )
+        except StoreError as error:
+            self.warn(NOT_SAVED, error)
+        else:
+            self.saved(batch)
+
+    def unsaved(self) -> log.Batch | None:
+        """What is not stored yet, for whoever stores it together with something else."""
         rows = list(self._unsaved)
         if not rows:
-            return
+            return None
         adopt = None
         if self._user_message_id is not None and rows[0].role == "user":
             adopt = (self._user_message_id, rows.pop(0))
@@ -191,29 +223,23 @@ class TurnSession(AgentSession):
                     if rows[earlier].id == answer_id:
                         rows[earlier] = replace(rows[earlier], shown=False)
                 answer_id = row.id
-        replaces = self.answer_id if answer_id != self.answer_id else None
-        now = timezone.now()
-        try:
-            await lanes.write(
-                lambda db: log.append_for_turn(
-                    db,
-                    lease=self.lease,
-                    rows=rows,
-                    now=now,
-                    adopt=adopt,
-                    replaces=replaces,
-                    usage=self._usage if rows else None,
-                )
-            )
-        except StoreError as error:
-            self.warn(NOT_SAVED, error)
-            return
-        self._unsaved.clear()
+        return log.Batch(
+            rows=rows,
+            adopt=adopt,
+            replaces=self.answer_id if answer_id != self.answer_id else None,
+            usage=self._usage if rows else None,
+            answer_id=answer_id,
+            answer_text=answer_text,
+        )
+
+    def saved(self, batch: log.Batch) -> None:
+        """The batch is stored."""
+        del self._unsaved[: len(batch.rows) + (batch.adopt is not None)]
         if self.warning == NOT_SAVED:
             self.warning = ""
-        if adopt is not None:
+        if batch.adopt is not None:
             self._user_message_id = None
-        self.answer_id, self.answer_text = answer_id, answer_text
+        self.answer_id, self.answer_text = batch.answer_id, batch.answer_text
 
     def warn(self, warning: str, error: Exception) -> None:
         """Remember the sentence the person is told; the log gets ids and the error's kind."""
@@ -228,6 +254,13 @@ class TurnSession(AgentSession):
             except StoreError as error:
                 self.warn(SESSION_CORRUPTED, error)
         return cast("list[TResponseInputItem]", window.items)
+
+
+for _kind in (AgentSession, TurnSession):
+    for _name in ("get_items", "add_items", "pop_item", "clear_session"):
+        # The SDK inspects these signatures some twenty times a run; kept here, that costs nothing.
+        _method = getattr(_kind, _name)
+        _method.__signature__ = inspect.signature(_method)
 
 
 def usage_of(wrapper: RunContextWrapper[Any]) -> Usage:

@@ -9,6 +9,7 @@ import uuid
 from typing import Any, Final
 
 _USERS: Final = uuid.UUID("0c9b7b0a-6f4e-5c1d-9d58-1b7f2f2c7a11")
+_DIGEST: Final = "sha256:"
 MAX_SESSION_ID_CHARS: Final = 200
 
 
@@ -39,15 +40,17 @@ def agent_session_id(*, user_id: Any, session_id: uuid.UUID) -> str:
 def stored_session_id(session_id: str) -> str:
     """The text a session is found by: the id itself, or a digest where a column cannot hold it.
 
-    Any `str` is a valid SDK session id: long ones, NUL and lone surrogates included.
+    Any `str` is a valid SDK session id: long ones, NUL and lone surrogates included. No two share
+    a text: an id that looks like a digest gets one of its own.
     """
     if not isinstance(session_id, str):
         raise TypeError(f"session_id must be a str, not {type(session_id).__name__}")
     if not session_id:
         raise ValueError("session_id must not be empty")
-    if len(session_id) <= MAX_SESSION_ID_CHARS and is_storable(session_id):
+    fits = len(session_id) <= MAX_SESSION_ID_CHARS and is_storable(session_id)
+    if fits and not session_id.startswith(_DIGEST):
         return session_id
-    return "sha256:" + hashlib.sha256(session_id.encode("utf-8", "surrogatepass")).hexdigest()
+    return _DIGEST + hashlib.sha256(session_id.encode("utf-8", "surrogatepass")).hexdigest()
 
 
 def is_storable(text: str) -> bool:

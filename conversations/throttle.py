@@ -3,7 +3,9 @@
 from __future__ import annotations
 
 import hashlib
+import math
 from datetime import datetime, timedelta
+from typing import Any
 
 from conversations import lanes
 from conversations.errors import Throttled
@@ -22,22 +24,40 @@ async def check_throttle(key: str, *, limit: int, now: datetime) -> None:
     row = await lanes.read(
         lambda db: db.one(f"SELECT count, window_ends_at FROM {_TABLE} WHERE key = %s", (key,))
     )
-    ends_at = lanes.to_moment(row[1]) if row else None
-    if row and ends_at and ends_at > now and row[0] >= limit:
-        raise Throttled(retry_after=max(1, round((ends_at - now).total_seconds())))
+    if row and row[0] >= limit:
+        _refuse_until(row[1], now)
 
 
-async def count_throttle(key: str, *, window: timedelta, now: datetime) -> None:
-    """Count one; the window begins with the first."""
+async def count_throttle(key: str, *, limit: int, window: timedelta, now: datetime) -> None:
+    """Count one; the window begins with the first.
+
+    Raises Throttled, and counts nothing, where it is one too many: of many at once, `limit` pass.
+    """
 
     def count(db: lanes.Database) -> None:
         moment = lanes.from_moment(now, is_sqlite=db.is_sqlite)
-        ends_at = lanes.from_moment(now + window, is_sqlite=db.is_sqlite)
+        window_ends_at = lanes.from_moment(now + window, is_sqlite=db.is_sqlite)
         db.run(f"DELETE FROM {_TABLE} WHERE window_ends_at <= %s", (moment,))
-        db.run(
+        counted, ends_at = db.one(
             f"INSERT INTO {_TABLE} (key, count, window_ends_at) VALUES (%s, 1, %s)"
-            f" ON CONFLICT (key) DO UPDATE SET count = {_TABLE}.count + 1",
-            (key, ends_at),
+            f" ON CONFLICT (key) DO UPDATE SET count = {_TABLE}.count + 1"
+            " RETURNING count, window_ends_at",
+            (key, window_ends_at),
         )
+        if counted > limit:
+            _refuse_until(ends_at, now)
 
     await lanes.write(count)
+
+
+async def forgive_throttle(key: str) -> None:
+    """Take back one that was counted."""
+    sql = f"UPDATE {_TABLE} SET count = count - 1 WHERE key = %s AND count > 0"
+    await lanes.write(lambda db: db.run(sql, (key,)))
+
+
+def _refuse_until(value: Any, now: datetime) -> None:
+    """Raises Throttled while the window, as the engine stored its end, is still open."""
+    ends_at = lanes.to_moment(value)
+    if ends_at is not None and ends_at > now:
+        raise Throttled(retry_after=math.ceil((ends_at - now).total_seconds()))

@@ -5,12 +5,14 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 from datetime import UTC, datetime, timedelta
+from functools import cache, lru_cache
 from typing import Any, Final
 from uuid import UUID
 
 from django.contrib.auth import get_user_model
 from django.core import signing
 from django.core.exceptions import ValidationError
+from django.core.signals import setting_changed
 from django.utils import timezone
 
 from conversations import lanes
@@ -48,10 +50,12 @@ def issue_token(*, user: Any, name: str, lifetime: timedelta, now: datetime) -> 
     return IssuedToken(_PREFIX + signing.dumps(claims, salt=_SALT), row.expires_at)
 
 
+@lru_cache(maxsize=4096)
 def read_claims(text: str) -> tuple[UUID, Any, datetime]:
     """Token id, user id and expiry of a token whose signature is ours.
 
-    Needs no database. Raises Unauthenticated; an expired token is not told apart from a forged one.
+    Needs no database; whether the token still holds is asked anew each time. Raises
+    Unauthenticated.
     """
     try:
         if not text.startswith(_PREFIX):
@@ -86,6 +90,7 @@ async def revoke_token(token_id: UUID) -> None:
     await lanes.call(tokens.update, revoked_at=timezone.now())
 
 
+@cache
 def _find_sql() -> str:
     users = get_user_model()._meta
     names = {field.name for field in users.concrete_fields}
@@ -94,3 +99,12 @@ def _find_sql() -> str:
         f"SELECT t.revoked_at, t.last_used_at, {active} FROM {_TOKEN} t"
         f" JOIN {users.db_table} u ON u.{users.pk.column} = t.user_id WHERE t.id = %s"
     )
+
+
+def _forget(*, setting: str, **_: Any) -> None:
+    if setting in {"SECRET_KEY", "SECRET_KEY_FALLBACKS", "AUTH_USER_MODEL"}:
+        read_claims.cache_clear()
+        _find_sql.cache_clear()
+
+
+setting_changed.connect(_forget, dispatch_uid="conversations.tokens")

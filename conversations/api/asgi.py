@@ -11,7 +11,9 @@ from collections.abc import Awaitable, Callable, Mapping
 from io import BytesIO
 from typing import Any, Final, cast
 
+from asgiref.sync import markcoroutinefunction
 from corsheaders.middleware import CorsMiddleware
+from django.core.exceptions import DisallowedHost
 from django.core.handlers.asgi import ASGIHandler, get_script_prefix
 from django.core.handlers.exception import convert_exception_to_response
 from django.http import HttpRequest
@@ -61,7 +63,7 @@ class ApiHandler(ASGIHandler):
         self._view_middleware: list[Any] = []
         self._template_response_middleware: list[Any] = []
         self._exception_middleware: list[Any] = []
-        handler: Any = convert_exception_to_response(self._get_response_async)  # type: ignore[attr-defined]
+        handler: Any = convert_exception_to_response(self._answer)
         handler = convert_exception_to_response(CorsMiddleware(handler))
         self._middleware_chain: Any = convert_exception_to_response(ApiMiddleware(handler))
 
@@ -69,15 +71,23 @@ class ApiHandler(ASGIHandler):
         body = await _read_body(scope, receive, get_conf().chat_max_body_bytes)
         if body is None:
             return  # the client left before it had said everything
-        if isinstance(body, TooLarge):
-            await self.send_response(from_core(body), send)
-            return
         set_script_prefix(get_script_prefix(scope))
-        request, refusal = self.create_request(scope, BytesIO(body))
-        response: Any = refusal if request is None else await self.run_get_response(request)
+        readable = BytesIO() if isinstance(body, TooLarge) else BytesIO(body)
+        request, _ = self.create_request(scope, readable)
+        if request is not None:
+            request.META["conversations.too_large"] = isinstance(body, TooLarge)  # see `_answer`
+            response: Any = await self.run_get_response(request)
+        else:  # an address that is not text
+            response = from_status(400)
         await self.send_response(response, send)
         for close in response._resource_closers:
             close()
+
+    async def _answer(self, request: Any) -> HttpResponseBase:
+        if request.META["conversations.too_large"]:
+            return from_core(TooLarge())
+        response: HttpResponseBase = await self._get_response_async(request)  # type: ignore[attr-defined]
+        return response
 
 
 class ApiMiddleware:
@@ -87,12 +97,16 @@ class ApiMiddleware:
     sync_capable = False
 
     def __init__(self, get_response: Callable[[HttpRequest], Awaitable[HttpResponseBase]]) -> None:
+        markcoroutinefunction(self)  # else Django takes it for a sync one, and errors pass it by
         self._get_response = get_response
         # Its two halves never wait, so they need no thread of their own.
         self._security: Any = SecurityMiddleware(get_response)
 
     async def __call__(self, request: HttpRequest) -> HttpResponseBase:
-        request.get_host()  # raises DisallowedHost
+        try:
+            request.get_host()
+        except DisallowedHost:
+            return from_status(400)
         redirect = self._security.process_request(request)
         response = redirect or await self._get_response(request)
         if response.status_code >= 400 and "json" not in response.get("Content-Type", ""):

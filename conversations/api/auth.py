@@ -30,8 +30,8 @@ class TokenOrSession(AuthBase):
     )
 
     async def __call__(self, request: HttpRequest) -> Principal:
-        header = request.META.get("HTTP_AUTHORIZATION", "")
-        if header:
+        header = request.META.get("HTTP_AUTHORIZATION")
+        if header is not None:
             scheme, _, token = header.partition(" ")
             if scheme.lower() != "bearer":
                 raise Unauthenticated

@@ -147,7 +147,8 @@ def add_handlers(api: NinjaAPI) -> None:
 
 def _field(detail: dict[str, Any]) -> dict[str, str]:
     """One validation complaint, without the value it is about."""
-    location = [str(part) for part in detail.get("loc", ()) if part not in ("body", "payload")]
+    location = [str(part) for part in detail.get("loc", ())]
+    location = location[2:] if location[:2] == ["body", "payload"] else location[1:]
     return {
         "field": ".".join(location[-2:]) or "body",
         "message": str(detail.get("msg", "is not valid")).removeprefix("Value error, "),

@@ -39,7 +39,7 @@ async def post_message(
     request: HttpRequest,
     thread_id: str,
     payload: MessageIn,
-    idempotency_key: Annotated[str, Header(max_length=255)] = "",
+    idempotency_key: Annotated[str, Header(alias="Idempotency-Key", max_length=255)] = "",
 ) -> StreamingHttpResponse:
     """Say something; the answer streams back as server-sent events.
 

@@ -87,7 +87,7 @@ class LoginIn(In):
 
     @model_validator(mode="after")
     def _one_name(self) -> LoginIn:
-        if bool(self.email) == bool(self.username):
+        if bool((self.email or "").strip()) == bool((self.username or "").strip()):
             raise ValueError("give email or username")
         return self
 
@@ -210,3 +210,15 @@ class ErrorOut(Schema):
 
 class HealthOut(Schema):
     status: Literal["ok"]
+
+
+class CheckOut(Schema):
+    ok: bool
+    detail: str
+
+
+class ReadyOut(Schema):
+    """Each part by name; `ready` when all are well."""
+
+    ready: bool
+    checks: dict[str, CheckOut]

@@ -16,7 +16,12 @@ from conversations.api.schemas import ErrorOut, LoginIn, LoginOut, UserOut
 from conversations.conf import get_conf
 from conversations.errors import Unauthenticated
 from conversations.ids import user_uuid
-from conversations.throttle import check_throttle, count_throttle, throttle_key
+from conversations.throttle import (
+    check_throttle,
+    count_throttle,
+    forgive_throttle,
+    throttle_key,
+)
 from conversations.tokens import issue_token, revoke_token
 
 router = Router(tags=["Sign-in"])
@@ -31,15 +36,19 @@ async def login(request: HttpRequest, payload: LoginIn) -> dict[str, Any]:
     conf, now = get_conf(), timezone.now()
     name = (payload.email or payload.username or "").strip()
     address = request.META.get("REMOTE_ADDR", "")
-    by_account = throttle_key("login", name.lower(), address)
-    by_address = throttle_key("login", address)
-    await check_throttle(by_account, limit=conf.login_attempts_per_minute, now=now)
-    await check_throttle(by_address, limit=conf.login_attempts_per_minute * 10, now=now)
+    limits = {
+        throttle_key("login", name.lower(), address): conf.login_attempts_per_minute,
+        throttle_key("login", address): conf.login_attempts_per_minute * 10,
+    }
+    for key, limit in limits.items():
+        await check_throttle(key, limit=limit, now=now)
+    for key, limit in limits.items():  # before the password is looked at: many may come at once
+        await count_throttle(key, limit=limit, window=_WINDOW, now=now)
     user = await lanes.call(_find_user, payload, name)
     if user is None:
-        await count_throttle(by_account, window=_WINDOW, now=now)
-        await count_throttle(by_address, window=_WINDOW, now=now)
         raise Unauthenticated("The name or the password is wrong.")
+    for key in limits:
+        await forgive_throttle(key)
     token = await lanes.call(
         issue_token,
         user=user,

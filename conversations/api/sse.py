@@ -25,6 +25,7 @@ from conversations.events import (
 from conversations.turns.live import LiveTurn
 
 _encode = json.JSONEncoder(separators=(",", ":")).encode
+_encode_text = json.encoder.encode_basestring_ascii
 
 
 def stream_response(turn: LiveTurn) -> StreamingHttpResponse:
@@ -53,6 +54,8 @@ async def stream(turn: LiveTurn, *, after: int = 0, heartbeat: float = 15) -> As
 
 def frame(number: int, event: TurnEvent) -> str:
     """One event. JSON is ASCII without line breaks, so nothing in it can begin another frame."""
+    if type(event) is ContentDelta and not event.warning:  # nearly all of them
+        return f'id: {number}\ndata: {{"content":{_encode_text(event.text)}}}\n\n'
     return f"id: {number}\ndata: {_encode(payload(event))}\n\n"
 
 

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import base64
-from datetime import datetime
+from datetime import UTC, datetime
 from typing import Annotated, Any, Literal
 from uuid import UUID
 
@@ -178,9 +178,10 @@ def _read_place(after: str) -> Place:
     try:
         text = base64.urlsafe_b64decode(after + "=" * (-len(after) % 4)).decode()
         moment, _, thread_id = text.partition("~")
-        place = Place(datetime.fromisoformat(moment), UUID(thread_id))
-    except ValueError:
+        last_active_at = datetime.fromisoformat(moment)
+        place = Place(last_active_at.astimezone(UTC), UUID(thread_id))
+    except (ValueError, OverflowError):  # overflow: a time beyond the calendar
         place = None
-    if place is None or place.last_active_at.tzinfo is None:
+    if place is None or last_active_at.tzinfo is None:
         raise Invalid(fields=[{"field": "after", "message": "is not the end of a page"}])
     return place

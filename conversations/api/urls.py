@@ -5,14 +5,14 @@ from __future__ import annotations
 import json
 from typing import Any
 
-from django.http import HttpRequest
-from django.urls import path
+from django.http import HttpRequest, HttpResponse
+from django.urls import path, re_path
+from django.views.decorators.csrf import csrf_exempt
 from ninja import NinjaAPI
 from ninja.parser import Parser
 
-from conversations.api import errors, messages, sign_in, threads
+from conversations.api import errors, messages, ops, sign_in, threads
 from conversations.api.auth import TokenOrSession
-from conversations.api.schemas import HealthOut
 from conversations.errors import Invalid
 
 
@@ -23,9 +23,12 @@ class JsonParser(Parser):
         if request.content_type not in ("", "application/json"):
             raise Invalid("Send JSON with Content-Type: application/json.")
         try:
-            return json.loads(request.body)
+            body = json.loads(request.body)
         except (ValueError, RecursionError):
             raise Invalid("The body is not valid JSON.") from None
+        if not isinstance(body, dict):
+            raise Invalid("The body is not a JSON object.")
+        return body
 
 
 api = NinjaAPI(
@@ -41,12 +44,16 @@ errors.add_handlers(api)
 api.add_router("/api/auth", sign_in.router)
 api.add_router("/chatkit/threads", threads.router)
 api.add_router("/chatkit/threads", messages.router)
+api.add_router("", ops.router)
 
 
-@api.get("/healthz", auth=None, response=HealthOut, tags=["Operations"])
-async def healthz(request: HttpRequest) -> dict[str, str]:
-    """The process is up. Touches no database."""
-    return {"status": "ok"}
+@csrf_exempt
+async def nothing_here(request: HttpRequest) -> HttpResponse:
+    """All other addresses of the API, whichever handler they come through."""
+    return errors.from_status(404)
 
 
-urlpatterns = [path("", api.urls)]
+urlpatterns = [
+    path("", api.urls),
+    re_path(r"^(?:api|chatkit)(?:/|\Z)", nothing_here),
+]

@@ -16,12 +16,14 @@ from __future__ import annotations
 
 import asyncio
 import os
+import sys
 import threading
 import time
 from collections.abc import Callable
 from typing import Any, Final, ParamSpec, TypeVar, cast
 
-from django.db import connection
+from asgiref.sync import AsyncToSync, sync_to_async
+from django.db import connection, connections
 
 from conversations.conf import get_conf
 from conversations.errors import TransactionOpen
@@ -85,13 +87,23 @@ class _Roads:
 
 
 _roads = _Roads()
+_left_to_the_parent: list[Any] = []
 _waiting_writes: dict[asyncio.AbstractEventLoop, list[Task]] = {}
 
 
 def _forget_after_fork() -> None:
-    """Threads do not survive a fork; the child starts its own."""
+    """Threads do not survive a fork; the child starts its own.
+
+    Connections do survive, but are the parent's: the child does not use them, nor close them.
+    """
     global _roads  # noqa: PLW0603 - the one piece of process-wide state here
+    _left_to_the_parent.append(_roads)
     _roads = _Roads()
+    postgresql = sys.modules.get("django.db.backends.postgresql.base")
+    if postgresql is not None:
+        pools = postgresql.DatabaseWrapper._connection_pools
+        _left_to_the_parent.append(dict(pools))
+        pools.clear()
 
 
 os.register_at_fork(after_in_child=_forget_after_fork)
@@ -99,7 +111,7 @@ os.register_at_fork(after_in_child=_forget_after_fork)
 
 async def read(job: Job[T]) -> T:
     """Run a reading job, which may run twice; raises StoreError when the engine fails."""
-    _refuse_open_transaction()
+    await _refuse_open_transaction()
     inline = await _find_inline()
     if inline is not None:
         done, result = inline.read(job)
@@ -115,7 +127,7 @@ async def write(job: Job[T]) -> T:
     An error the job raises undoes its writes and reaches the caller. Raises StoreError when the
     engine fails or stays busy beyond the budget (`CHAT_STORE_BUDGET_SECONDS`).
     """
-    _refuse_open_transaction()
+    await _refuse_open_transaction()
     if await _find_inline() is None:
         return cast(T, await _settled(_queued("write", job)))
     task = _task(job)
@@ -128,7 +140,7 @@ async def write(job: Job[T]) -> T:
 
 async def call(function: Callable[P, T], /, *args: P.args, **kwargs: P.kwargs) -> T:
     """Run any sync function that uses the ORM, in a thread whose connections are looked after."""
-    _refuse_open_transaction()
+    await _refuse_open_transaction()
     return cast(T, await _settled(_queued("call", lambda: function(*args, **kwargs))))
 
 
@@ -137,9 +149,25 @@ def close() -> None:
     _roads.close()
 
 
-def _refuse_open_transaction() -> None:
-    if connection.in_atomic_block:
+async def _refuse_open_transaction() -> None:
+    """Whoever waits for us inside `atomic()`, in this thread or behind `async_to_sync`, is told."""
+    if _is_transaction_open() or (
+        getattr(AsyncToSync.executors, "current", None) is not None
+        and await sync_to_async(_is_transaction_open)()
+    ):
         raise TransactionOpen
+
+
+def _is_transaction_open() -> bool:
+    # Django hides a thread's connections from the loop that runs in it: look as sync code does.
+    loop = asyncio._get_running_loop()
+    asyncio._set_running_loop(None)
+    try:
+        # Only wrappers that exist: asking for one makes one, for every fresh context anew.
+        wrappers = connections.all(initialized_only=True)
+        return any(wrapper.in_atomic_block for wrapper in wrappers)
+    finally:
+        asyncio._set_running_loop(loop)
 
 
 async def _find_inline() -> Inline | None:

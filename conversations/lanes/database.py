@@ -17,6 +17,10 @@ from conversations.errors import StoreBusy, StoreDamaged, StoreError, StoreReadO
 _BUSY: Final = {5, 6}
 _READ_ONLY: Final = {3, 8, 13, 14}  # PERM, READONLY, FULL, CANTOPEN
 _DAMAGED: Final = {11, 26}  # CORRUPT, NOTADB
+# The same by PostgreSQL's codes, https://www.postgresql.org/docs/current/errcodes-appendix.html
+_BUSY_STATES: Final = {"55P03", "40P01", "40001"}  # lock not available, deadlock, serialization
+_READ_ONLY_STATES: Final = {"25006", "53100"}  # read-only transaction, disk full
+_DAMAGED_STATES: Final = {"XX001", "XX002"}  # data, index corrupted
 
 
 class Database:
@@ -83,11 +87,12 @@ def store_error(error: BaseException) -> StoreError | None:
     cause = error.__cause__ if isinstance(error, DatabaseError | InterfaceError) else None
     code = getattr(cause or error, "sqlite_errorcode", None)
     primary = code & 0xFF if code is not None else None
-    if primary in _BUSY:
+    state = getattr(cause, "sqlstate", None)
+    if primary in _BUSY or state in _BUSY_STATES:
         return StoreBusy()
-    if primary in _READ_ONLY:
+    if primary in _READ_ONLY or state in _READ_ONLY_STATES:
         return StoreReadOnly()
-    if primary in _DAMAGED:
+    if primary in _DAMAGED or state in _DAMAGED_STATES:
         return StoreDamaged()
     engines = (DatabaseError, InterfaceError, sqlite3.Error, UnicodeDecodeError, OverflowError)
     return StoreError() if isinstance(error, engines) else None

@@ -15,7 +15,7 @@ from django.db import connection, connections
 from conversations import sqlite
 from conversations.errors import StoreBusy
 from conversations.lanes.database import Database, SqliteDatabase, in_our_words, store_error
-from conversations.lanes.lane import Lane, Outcome, Task, deliver
+from conversations.lanes.lane import Lane, Outcome, Task, deliver, open_within_budget
 
 MAX_BATCH: Final = 64
 CHECKPOINT_BYTES: Final = 4 * 1024 * 1024
@@ -85,8 +85,7 @@ class SqliteWriteLane(Lane):
     def _database(self) -> Database:
         raw: Any = connection.connection
         if raw is None:
-            connection.ensure_connection()
-            raw = connection.connection
+            raw = open_within_budget(connection)
             # The busy handler's pauses starve against another writer's rhythm: we retry ourselves.
             raw.execute("PRAGMA busy_timeout=0")
             if raw.execute("PRAGMA journal_mode").fetchone()[0] == "wal":
@@ -110,6 +109,8 @@ def _perform_all(tasks: list[Task], database: Database, raw: Any) -> list[Outcom
         try:
             outcomes.append((task, task.job(database), None))
         except Exception as error:
+            if not raw.in_transaction:
+                raise  # the engine has undone all of it: a full disk
             raw.execute("ROLLBACK TO job")
             outcomes.append((task, None, in_our_words(error)))
         raw.execute("RELEASE job")
@@ -199,12 +200,12 @@ class Inline:
     def open(cls) -> Inline | None:
         """On connections of its own; None where even a read may have to wait."""
         reader: Any = connection.copy()
-        reader.connect()
+        open_within_budget(reader)
         if reader.connection.execute("PRAGMA journal_mode").fetchone()[0] != "wal":
             reader.close()
             return None
         writer: Any = connection.copy()
-        writer.connect()
+        open_within_budget(writer)
         reader.connection.execute("PRAGMA query_only=ON")
         writer.connection.execute("PRAGMA wal_autocheckpoint=0")
         for wrapper in (reader, writer):

@@ -91,15 +91,11 @@ class Lane:
         return task.job(self._database())
 
     def _database(self) -> Database:
+        if connection.connection is None:
+            open_within_budget(connection)
         if connection.vendor != "sqlite":
             return DjangoDatabase()
-        raw: Any = connection.connection
-        if raw is None:
-            connection.ensure_connection()
-            raw = connection.connection
-            budget = round(get_conf().chat_store_budget_seconds * 1000)
-            raw.execute(f"PRAGMA busy_timeout={budget}")
-        return SqliteDatabase(raw)
+        return SqliteDatabase(connection.connection)
 
     def _failed(self, error: BaseException) -> BaseException:
         """What the caller is told. A connection that met an engine failure is not used again."""
@@ -124,8 +120,28 @@ class DjangoWriteLane(Lane):
     """Each job in a transaction of its own: the engine orders writers by row locks."""
 
     def _perform(self, task: Task) -> Any:
+        database = self._database()
         with transaction.atomic():
-            return task.job(self._database())
+            return task.job(database)
+
+
+def open_within_budget(wrapper: Any) -> Any:
+    """Open a connection on which no statement waits for a lock longer than a turn may.
+
+    Nor do the first ones: set afterwards, the limit would come too late. It is this lane's own: a
+    pool would hand the limit to others, and its sockets to a forked child.
+    """
+    budget = get_conf().chat_store_budget_seconds
+    settings = connections.settings[wrapper.alias]  # not the wrapper's: it is opened anew at times
+    options = {name: value for name, value in settings["OPTIONS"].items() if name != "pool"}
+    if wrapper.vendor == "sqlite":
+        options["timeout"] = budget
+    elif wrapper.vendor == "postgresql":
+        limit = f"-c lock_timeout={round(budget * 1000)}"
+        options["options"] = f"{options.get('options', '')} {limit}".strip()
+    wrapper.settings_dict = settings | {"OPTIONS": options}
+    wrapper.ensure_connection()
+    return wrapper.connection
 
 
 class Road:

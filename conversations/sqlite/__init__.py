@@ -10,7 +10,7 @@ import importlib
 import os
 import sys
 import threading
-from contextlib import closing
+from contextlib import closing, suppress
 from pathlib import Path
 from typing import Any, Final
 
@@ -112,21 +112,22 @@ def prepare_file(name: str) -> None:
 
 def _make_private(path: Path) -> None:
     folder = path.parent
-    if not folder.exists():
-        folder.mkdir(mode=FOLDER_MODE, parents=True)
+    folder.mkdir(mode=FOLDER_MODE, parents=True, exist_ok=True)
     files = [file for file in folder.iterdir() if file.name.startswith(path.name)]
     holds_more = any(file not in files and file.name[0] != "." for file in folder.iterdir())
     for place, mode in [(folder, FOLDER_MODE), *((file, FILE_MODE) for file in files)]:
-        status = place.stat()
         if place == folder and holds_more:
             continue  # not ours alone: the system check says who can read it
-        if status.st_uid == os.geteuid() and status.st_mode & 0o077:
-            place.chmod(mode)
+        with suppress(FileNotFoundError):  # a journal comes and goes with its transaction
+            status = place.stat()
+            if status.st_uid == os.geteuid() and status.st_mode & 0o077:
+                place.chmod(mode)
 
 
 def _create_file(path: Path) -> None:
-    # Created under another name and renamed: nobody ever sees the file half prepared.
-    draft = path.with_name(f".{path.name}.{os.getpid()}")
+    # Created under another name and linked: nobody ever sees the file half prepared. The name is
+    # not the process id: containers have the same ones again, and a crash may leave a draft.
+    draft = path.with_name(f".{path.name}.{os.urandom(8).hex()}")
     os.close(os.open(draft, os.O_CREAT | os.O_EXCL | os.O_RDWR, FILE_MODE))
     try:
         with closing(library().connect(draft, isolation_level=None)) as connection:

@@ -45,6 +45,23 @@ class Lease:
     fence: int
 
 
+@dataclass(frozen=True, slots=True)
+class Batch:
+    """Rows of a running turn that are stored together, and what they do to earlier ones.
+
+    `adopt` fills the memory of the user's row, stored when the turn began. `replaces` is the
+    shown row of an earlier piece of this answer: the batch holds the whole of it, in the row
+    `answer_id`. `usage` is what the turn has used so far.
+    """
+
+    rows: Sequence[Row]
+    adopt: tuple[UUID, Row] | None = None
+    replaces: UUID | None = None
+    usage: Usage | None = None
+    answer_id: UUID | None = None
+    answer_text: str = ""
+
+
 def append(
     db: Database, *, agent_session_id: str, rows: Sequence[Row], usage: Usage, now: datetime
 ) -> None:
@@ -99,21 +116,9 @@ def create_session(
     )
 
 
-def append_for_turn(
-    db: Database,
-    *,
-    lease: Lease,
-    rows: Sequence[Row],
-    now: datetime,
-    adopt: tuple[UUID, Row] | None = None,
-    replaces: UUID | None = None,
-    usage: Usage | None = None,
-) -> None:
-    """Add a batch of a running turn; raises LeaseLost when it is no longer this process's.
-
-    `adopt` fills the memory of the user's row, stored when the turn began. `replaces` is the
-    shown row of an earlier piece of this answer: the batch holds the whole of it.
-    """
+def append_for_turn(db: Database, *, lease: Lease, batch: Batch, now: datetime) -> None:
+    """Add a batch of a running turn; raises LeaseLost when it is no longer this process's."""
+    rows, adopt, replaces, usage = batch.rows, batch.adopt, batch.replaces, batch.usage
     session_id = from_uuid(lease.session_id, is_sqlite=db.is_sqlite)
     moment = from_moment(now, is_sqlite=db.is_sqlite)
     remembered, shown = _counts(rows)

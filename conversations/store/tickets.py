@@ -6,6 +6,7 @@ process renews; the start moves the session's fence on, so whoever held it befor
 
 from __future__ import annotations
 
+from collections.abc import Collection, Sequence
 from dataclasses import dataclass, field
 from datetime import datetime
 from typing import Any, Final
@@ -16,7 +17,11 @@ from conversations.events import Usage
 from conversations.ids import new_id
 from conversations.items import Memory, Row
 from conversations.lanes import Database, from_moment, from_uuid, to_moment, to_uuid
+from conversations.lanes.database import store_error
+from conversations.store import log
+from conversations.store.closing import LockedSession, close, interrupt, lock_session, row_of
 from conversations.store.log import MESSAGE, SESSION, TURN, Lease, insert_rows, load_window
+from conversations.store.repeats import Repeat, find_repeat
 
 _LIVE: Final = "status IN ('queued', 'running')"
 TITLE_CHARS: Final = 50
@@ -29,7 +34,8 @@ class Started:
     lease: Lease
     agent_session_id: str
     user_message_id: UUID
-    window: Memory
+    window: Memory | None
+    """None: what the model remembers could not be read."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -54,18 +60,9 @@ class Result:
     usage: Usage = field(default_factory=Usage)
     answer_id: UUID | None = None
     answer_text: str | None = None
+    incomplete: bool = False
     partial_row: Row | None = None
     first_token_at: datetime | None = None
-
-
-@dataclass(frozen=True, slots=True)
-class _Session:
-    id: Any
-    agent_session_id: str
-    status: str
-    last_turn_number: int
-    last_position: int
-    fence: int
 
 
 def submit(
@@ -79,27 +76,33 @@ def submit(
     expires_at: datetime,
     now: datetime,
     max_queued: int,
-) -> Ticket:
+) -> Ticket | Repeat:
     """Take a ticket, which acknowledges the message, and start at once where nobody is ahead.
 
-    Raises ThreadNotFound for a session that is missing or another's, ThreadClosed, QueueFull.
+    A key that was used for the same text gets the turn it began, not a second one. Raises
+    ThreadNotFound for a session that is missing or another's, ThreadClosed, QueueFull,
+    IdempotencyConflict.
     """
-    session = _lock_session(db, session_id=session_id, owner_id=owner_id)
+    session = lock_session(db, session_id=session_id, owner_id=owner_id)
     if session is None:
         raise ThreadNotFound
+    if idempotency_key is not None:
+        repeat = find_repeat(db, session_id=session_id, key=idempotency_key, text=text, now=now)
+        if repeat is not None:
+            return repeat
     if session.status != "active":
         raise ThreadClosed
     ahead = _alive_ahead(db, session, number=session.last_turn_number + 1, now=now)
     if ahead is None:
         ahead = 0
-        session = _reload(db, session)
+        session = lock_session(db, session_id=session_id) or session
     if ahead > max_queued:
         raise QueueFull
     turn_id = new_id()
     number = session.last_turn_number + 1
     moment = from_moment(now, is_sqlite=db.is_sqlite)
     lease = Lease(session_id, turn_id, session.fence + 1)
-    user_row = _user_row(text)
+    user_row = row_of(text)
     db.run(
         f"INSERT INTO {TURN} (id, session_id, number, status, input, idempotency_key, lease_owner,"
         " lease_expires_at, fence, model, requests, input_tokens, output_tokens, error_code,"
@@ -149,7 +152,7 @@ def start(db: Database, *, ticket: Ticket, expires_at: datetime, now: datetime) 
 
     Raises LeaseLost when the ticket itself was given up, or the conversation is gone.
     """
-    session = _lock_session(db, session_id=ticket.session_id)
+    session = lock_session(db, session_id=ticket.session_id)
     if session is None:
         raise LeaseLost
     turn_id = from_uuid(ticket.turn_id, is_sqlite=db.is_sqlite)
@@ -160,8 +163,8 @@ def start(db: Database, *, ticket: Ticket, expires_at: datetime, now: datetime) 
     if ahead:
         return None
     if ahead is None:
-        session = _reload(db, session)
-    user_row = _user_row(row[0])
+        session = lock_session(db, session_id=ticket.session_id) or session
+    user_row = row_of(row[0])
     lease = Lease(ticket.session_id, ticket.turn_id, session.fence + 1)
     db.run(
         f"UPDATE {TURN} SET status = 'running', input = '', fence = %s, lease_expires_at = %s,"
@@ -187,16 +190,25 @@ def checkpoint(db: Database, *, lease: Lease, text: str) -> None:
         raise LeaseLost
 
 
-def finish(db: Database, *, lease: Lease, result: Result, now: datetime) -> None:
-    """Close the turn with its result, and give the conversation a title if it has none.
+def finish(
+    db: Database, *, lease: Lease, result: Result, now: datetime, batch: log.Batch | None = None
+) -> UUID | None:
+    """Store the turn's last batch and close it, and give an untitled conversation its title.
 
-    Raises LeaseLost when another process has taken over: it has closed the turn already.
+    Returns the answer's id; a second call with the same result changes nothing. The fence moves on:
+    what still runs of a stopped turn writes no more. Raises LeaseLost when another process has
+    taken over: it has closed the turn already.
     """
     session_id = from_uuid(lease.session_id, is_sqlite=db.is_sqlite)
     moment = from_moment(now, is_sqlite=db.is_sqlite)
     partial = result.partial_row
+    if batch is not None:
+        try:
+            log.append_for_turn(db, lease=lease, batch=batch, now=now)
+        except LeaseLost:
+            return _finished_before(db, lease=lease, status=result.status)
     row = db.one(
-        f"UPDATE {SESSION} SET last_position = last_position + %s,"
+        f"UPDATE {SESSION} SET fence = fence + 1, last_position = last_position + %s,"
         " message_count = message_count + %s, input_tokens = input_tokens + %s,"
         " output_tokens = output_tokens + %s, last_active_at = %s, updated_at = %s"
         " WHERE id = %s AND fence = %s RETURNING last_position, title",
@@ -212,7 +224,7 @@ def finish(db: Database, *, lease: Lease, result: Result, now: datetime) -> None
         ),
     )
     if row is None:
-        raise LeaseLost
+        return _finished_before(db, lease=lease, status=result.status)
     if partial is not None:
         insert_rows(
             db,
@@ -222,13 +234,13 @@ def finish(db: Database, *, lease: Lease, result: Result, now: datetime) -> None
             rows=[partial],
             moment=moment,
         )
-    if result.answer_text is not None and result.answer_id is not None:
-        db.run(
-            f"UPDATE {MESSAGE} SET text = %s WHERE id = %s",
-            (result.answer_text, from_uuid(result.answer_id, is_sqlite=db.is_sqlite)),
-        )
+    if result.answer_id is not None and (result.incomplete or result.answer_text is not None):
+        key = from_uuid(result.answer_id, is_sqlite=db.is_sqlite)
+        db.run(f"UPDATE {MESSAGE} SET incomplete = %s WHERE id = %s", (result.incomplete, key))
+        if result.answer_text is not None:
+            db.run(f"UPDATE {MESSAGE} SET text = %s WHERE id = %s", (result.answer_text, key))
     if not row[1]:
-        _give_title(db, session_id, lease)
+        _give_title(db, session_id)
     answer_id = partial.id if partial else result.answer_id
     db.run(
         f"UPDATE {TURN} SET status = %s, error_code = %s, warning = %s, model = %s, requests = %s,"
@@ -248,69 +260,87 @@ def finish(db: Database, *, lease: Lease, result: Result, now: datetime) -> None
             from_uuid(lease.turn_id, is_sqlite=db.is_sqlite),
         ),
     )
+    return answer_id
 
 
-def renew(db: Database, *, process: str, expires_at: datetime) -> set[UUID]:
-    """A sign of life for all turns of this process; returns which of them are still its own."""
-    db.run(
-        f"UPDATE {TURN} SET lease_expires_at = %s WHERE lease_owner = %s AND {_LIVE}",
-        (from_moment(expires_at, is_sqlite=db.is_sqlite), process),
+def renew(
+    db: Database, *, process: str, turn_ids: Collection[UUID], expires_at: datetime
+) -> set[UUID]:
+    """A sign of life for these turns; returns which of them are still this process's own.
+
+    Only these: a row that its process lost sight of must run out like any other.
+    """
+    if not turn_ids:
+        return set()
+    keys = [from_uuid(turn_id, is_sqlite=db.is_sqlite) for turn_id in turn_ids]
+    lock = "" if db.is_sqlite else " FOR UPDATE"
+    rows = db.all(
+        f"SELECT id FROM {TURN} WHERE id IN ({_marks(keys)}) AND lease_owner = %s AND {_LIVE}"
+        f" ORDER BY session_id, number{lock}",
+        (*keys, process),
     )
-    rows = db.all(f"SELECT id FROM {TURN} WHERE lease_owner = %s AND {_LIVE}", (process,))
-    return {to_uuid(turn_id) for (turn_id,) in rows}
-
-
-def give_up(db: Database, *, turn_id: UUID, status: str, error_code: str, now: datetime) -> None:
-    """Close a ticket that never started; what was said stays in the conversation."""
-    row = db.one(
-        f"SELECT session_id FROM {TURN} WHERE id = %s",
-        (from_uuid(turn_id, is_sqlite=db.is_sqlite),),
-    )
-    session = row and _lock_session(db, session_id=to_uuid(row[0]))
-    if session:
-        _close_unstarted(
-            db, session, turn_id=turn_id, status=status, error_code=error_code, now=now
+    mine = [turn_id for (turn_id,) in rows]
+    if mine:
+        db.run(
+            f"UPDATE {TURN} SET lease_expires_at = %s WHERE id IN ({_marks(mine)})",
+            (from_moment(expires_at, is_sqlite=db.is_sqlite), *mine),
         )
+    return {to_uuid(turn_id) for turn_id in mine}
+
+
+def give_up(
+    db: Database, *, turn_id: UUID, status: str, error_code: str, now: datetime
+) -> UUID | None:
+    """Close a turn that will not run, queued or just started; what was said stays.
+
+    Returns the id of the person's message. A turn that has ended already is left as it is.
+    """
+    key = from_uuid(turn_id, is_sqlite=db.is_sqlite)
+    row = db.one(f"SELECT session_id FROM {TURN} WHERE id = %s", (key,))
+    session = row and lock_session(db, session_id=to_uuid(row[0]))
+    if not session:
+        return None
+    rows = db.all(f"SELECT id, status FROM {TURN} WHERE id = %s AND {_LIVE}", (key,))
+    close(db, session, rows, status=status, error_code=error_code, now=now)
+    (message_id,) = db.one(f"SELECT user_message_id FROM {TURN} WHERE id = %s", (key,))
+    return to_uuid(message_id) if message_id else None
+
+
+def find_abandoned(db: Database, *, expired_before: datetime, limit: int = 20) -> list[UUID]:
+    """Sessions with a turn whose lease ran out before that moment, for `recover`."""
+    rows = db.all(
+        f"SELECT DISTINCT session_id FROM {TURN} WHERE {_LIVE} AND lease_expires_at <= %s LIMIT %s",
+        (from_moment(expired_before, is_sqlite=db.is_sqlite), limit),
+    )
+    return [to_uuid(session_id) for (session_id,) in rows]
+
+
+def recover(db: Database, *, session_id: UUID, expired_before: datetime, now: datetime) -> None:
+    """Close what processes that are gone left open in a session, as its next turn would."""
+    session = lock_session(db, session_id=session_id)
+    if session is None:
+        return
+    rows = db.all(
+        f"SELECT id, status FROM {TURN} WHERE session_id = %s AND {_LIVE}"
+        " AND lease_expires_at <= %s ORDER BY number",
+        (session.id, from_moment(expired_before, is_sqlite=db.is_sqlite)),
+    )
+    interrupt(db, session, rows, now=now)
 
 
 def interrupt_all(db: Database, *, session_id: UUID, now: datetime) -> None:
     """Take the conversation away from whoever runs or waits in it, on any machine."""
-    session = _lock_session(db, session_id=session_id)
+    session = lock_session(db, session_id=session_id)
     if session is None:
         return
     rows = db.all(
         f"SELECT id, status FROM {TURN} WHERE session_id = %s AND {_LIVE} ORDER BY number",
         (session.id,),
     )
-    _interrupt(db, session, rows, now=now)
+    interrupt(db, session, rows, now=now)
 
 
-def _lock_session(db: Database, *, session_id: UUID, owner_id: Any = None) -> _Session | None:
-    lock = "" if db.is_sqlite else " FOR UPDATE"
-    owner, params = "", [from_uuid(session_id, is_sqlite=db.is_sqlite)]
-    if owner_id is not None:
-        owner = " AND owner_id = %s"
-        params.append(_key(owner_id, db))
-    row = db.one(
-        "SELECT id, agent_session_id, status, last_turn_number, last_position, fence"
-        f" FROM {SESSION} WHERE id = %s{owner}{lock}",
-        params,
-    )
-    return _Session(*row) if row else None
-
-
-def _key(owner_id: Any, db: Database) -> Any:
-    return from_uuid(owner_id, is_sqlite=db.is_sqlite) if isinstance(owner_id, UUID) else owner_id
-
-
-def _reload(db: Database, session: _Session) -> _Session:
-    found = _lock_session(db, session_id=to_uuid(session.id))
-    if found is None:
-        raise LeaseLost
-    return found
-
-
-def _alive_ahead(db: Database, session: _Session, *, number: int, now: datetime) -> int | None:
+def _alive_ahead(db: Database, session: LockedSession, *, number: int, now: datetime) -> int | None:
     """How many live turns come before `number`.
 
     Dead ones are recovered on the way; None when that changed the session and nobody is ahead.
@@ -324,106 +354,14 @@ def _alive_ahead(db: Database, session: _Session, *, number: int, now: datetime)
         return 0
     dead = [row[:2] for row in rows if (to_moment(row[2]) or now) <= now]
     if dead:
-        _interrupt(db, session, dead, now=now)
+        interrupt(db, session, dead, now=now)
     alive = len(rows) - len(dead)
     return alive or None
 
 
-def _interrupt(db: Database, session: _Session, turns: list[Any], *, now: datetime) -> None:
-    """Close turns whose process is gone; their partial answers stay, and are marked."""
-    for turn_id, status in turns:
-        if status == "queued":
-            _close_unstarted(
-                db,
-                session,
-                turn_id=to_uuid(turn_id),
-                status="interrupted",
-                error_code="interrupted",
-                now=now,
-            )
-        else:
-            _close_running(db, session, turn_id=turn_id, now=now)
-
-
-def _close_unstarted(
-    db: Database, session: _Session, *, turn_id: UUID, status: str, error_code: str, now: datetime
-) -> None:
-    key = from_uuid(turn_id, is_sqlite=db.is_sqlite)
-    row = db.one(f"SELECT input FROM {TURN} WHERE id = %s AND status = 'queued'", (key,))
-    if row is None:
-        return
-    user_row = _user_row(row[0])
-    _append_shown(db, session, turn_id=key, row=user_row, now=now)
-    db.run(
-        f"UPDATE {TURN} SET status = %s, error_code = %s, input = '', user_message_id = %s,"
-        " finished_at = %s WHERE id = %s",
-        (
-            status,
-            error_code,
-            from_uuid(user_row.id, is_sqlite=db.is_sqlite),
-            from_moment(now, is_sqlite=db.is_sqlite),
-            key,
-        ),
-    )
-
-
-def _close_running(db: Database, session: _Session, *, turn_id: Any, now: datetime) -> None:
-    """Interrupt a started turn: the fence moves on, so that its process can write no more."""
-    partial, input_tokens, output_tokens = db.one(
-        f"SELECT partial, input_tokens, output_tokens FROM {TURN} WHERE id = %s", (turn_id,)
-    )
-    db.run(
-        f"UPDATE {SESSION} SET fence = fence + 1, input_tokens = input_tokens + %s,"
-        " output_tokens = output_tokens + %s WHERE id = %s",
-        (input_tokens, output_tokens, session.id),
-    )
-    answer_id = None
-    if partial:
-        shown = db.one(
-            f"SELECT id FROM {MESSAGE} WHERE turn_id = %s AND role = 'assistant' AND shown = %s",
-            (turn_id, True),
-        )
-        if shown:  # what was said before a tool: the partial text holds it too
-            db.run(f"UPDATE {MESSAGE} SET shown = %s WHERE id = %s", (False, shown[0]))
-            db.run(
-                f"UPDATE {SESSION} SET message_count = message_count - 1 WHERE id = %s",
-                (session.id,),
-            )
-        row = partial_row(partial)
-        answer_id = row.id
-        _append_shown(db, session, turn_id=turn_id, row=row, now=now)
-    db.run(
-        f"UPDATE {TURN} SET status = 'interrupted', error_code = 'interrupted', partial = '',"
-        " answer_message_id = %s, finished_at = %s WHERE id = %s",
-        (
-            from_uuid(answer_id, is_sqlite=db.is_sqlite),
-            from_moment(now, is_sqlite=db.is_sqlite),
-            turn_id,
-        ),
-    )
-
-
-def _append_shown(
-    db: Database, session: _Session, *, turn_id: Any, row: Row, now: datetime
-) -> None:
-    (position,) = db.one(
-        f"UPDATE {SESSION} SET last_position = last_position + 1,"
-        " message_count = message_count + 1 WHERE id = %s RETURNING last_position",
-        (session.id,),
-    )
-    insert_rows(
-        db,
-        session_id=session.id,
-        turn_id=turn_id,
-        first_position=position,
-        rows=[row],
-        moment=from_moment(now, is_sqlite=db.is_sqlite),
-    )
-
-
 def _begin(
     db: Database,
-    session: _Session,
+    session: LockedSession,
     *,
     lease: Lease,
     number: int | None,
@@ -452,11 +390,27 @@ def _begin(
         rows=[user_row],
         moment=moment,
     )
-    window = load_window(db, session_id=lease.session_id)
+    try:
+        window: Memory | None = load_window(db, session_id=lease.session_id)
+    except Exception as error:
+        if not db.is_sqlite or store_error(error) is None:
+            raise  # PostgreSQL undoes the whole transaction
+        window = None
     return Started(lease, session.agent_session_id, user_row.id, window)
 
 
-def _give_title(db: Database, session_id: Any, lease: Lease) -> None:
+def _finished_before(db: Database, *, lease: Lease, status: str) -> UUID | None:
+    """The answer's id of a turn whose end was stored, although its process did not hear of it."""
+    row = db.one(
+        f"SELECT answer_message_id FROM {TURN} WHERE id = %s AND fence = %s AND status = %s",
+        (from_uuid(lease.turn_id, is_sqlite=db.is_sqlite), lease.fence, status),
+    )
+    if row is None:
+        raise LeaseLost
+    return to_uuid(row[0]) if row[0] else None
+
+
+def _give_title(db: Database, session_id: Any) -> None:
     """An untitled conversation takes its title from its first message."""
     row = db.one(
         f"SELECT text FROM {MESSAGE} WHERE session_id = %s AND role = 'user' AND shown = %s"
@@ -476,10 +430,5 @@ def title_from(text: str) -> str:
     return line if len(line) <= TITLE_CHARS else line[:TITLE_CHARS] + "..."
 
 
-def _user_row(text: str) -> Row:
-    return Row(kind="message", role="user", text=text, shown=True)
-
-
-def partial_row(text: str) -> Row:
-    """What an answer that was cut short leaves for people to read."""
-    return Row(kind="message", role="assistant", text=text, shown=True, incomplete=True)
+def _marks(keys: Sequence[Any]) -> str:
+    return ", ".join(["%s"] * len(keys))

@@ -16,7 +16,6 @@ import pytest
 from django.core.management import CommandError, call_command
 from django.db import OperationalError
 
-from conversations import supervisor
 from conversations.management.commands import serve
 from conversations.tests.supervisor_processes import Command, alive, eventually, is_running
 

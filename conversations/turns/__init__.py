@@ -21,7 +21,9 @@ async def send(
 ) -> LiveTurn:
     """Say something in a conversation.
 
-    Raises ThreadNotFound, ThreadClosed, QueueFull, StoreError, ShuttingDown: nothing is stored.
+    The same `idempotency_key` with the same text within 24 hours is the same turn, told once more.
+    Raises ThreadNotFound, ThreadClosed, QueueFull, IdempotencyConflict, StoreError, ShuttingDown:
+    nothing is stored.
     """
     from conversations.turns.desk import desk  # noqa: PLC0415 - imports the SDK
 

@@ -10,6 +10,7 @@ from uuid import UUID
 
 from django.utils import timezone
 
+from conversations.errors import ConversationsError
 from conversations.events import ContentDelta, TurnCompleted, TurnEvent, TurnFailed
 from conversations.store.tickets import Started, Ticket
 
@@ -26,6 +27,7 @@ class LiveTurn:
         self.events: list[TurnEvent] = []
         self.task: asyncio.Task[None] | None = None
         self.is_next = asyncio.Event()
+        self.has_begun = False
         self.stop_reason: StopReason = ""
         self.settling = False
         self.started: Started | None = None
@@ -53,7 +55,7 @@ class LiveTurn:
 
     def emit(self, event: TurnEvent) -> None:
         """Say something to all listeners, now and later ones."""
-        if self.first_token_at is None and isinstance(event, ContentDelta):
+        if self.first_token_at is None and isinstance(event, ContentDelta) and event.text:
             self.first_token_at = timezone.now()
         self.events.append(event)
         listeners, self._listeners = self._listeners, set()
@@ -85,14 +87,21 @@ class LiveTurn:
             finally:
                 timer.cancel()
                 self._listeners.discard(news)
-            if after == len(self.events):
+            if after >= len(self.events):
                 yield []
 
     def stop(self, reason: StopReason) -> None:
         """End the run; its task settles what there is."""
-        if self.task is not None and not self.settling and not self.stop_reason:
-            self.stop_reason = reason
+        if self.task is None or self.settling or self.stop_reason:
+            return
+        self.stop_reason = reason
+        if self.has_begun:  # a task cancelled before its first step would settle nothing
             self.task.cancel()
+
+
+def failed(turn: LiveTurn, error: ConversationsError) -> TurnFailed:
+    """The closing event that tells of `error`."""
+    return TurnFailed(turn.id, error.message, error.code, error.retryable)
 
 
 def _wake(news: asyncio.Future[None]) -> None:

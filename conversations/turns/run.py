@@ -2,8 +2,9 @@
 
 from __future__ import annotations
 
+import asyncio
 import logging
-from typing import TYPE_CHECKING, Any, cast
+from typing import TYPE_CHECKING, Any, Final, cast
 
 import openai
 from agents import RunContextWrapper, Runner, exceptions
@@ -23,9 +24,11 @@ from conversations.errors import (
     TurnError,
     TurnTimeout,
 )
-from conversations.events import ContentDelta, ToolCalled, Usage
-from conversations.items import Row
-from conversations.store.tickets import Result, Started, partial_row
+from conversations.events import CONTEXT_UNAVAILABLE, NOT_SAVED, ContentDelta, ToolCalled, Usage
+from conversations.ids import storable
+from conversations.items import Memory, Row
+from conversations.store import log
+from conversations.store.tickets import Result, Started
 from conversations.turns.live import LiveTurn
 
 if TYPE_CHECKING:
@@ -41,8 +44,9 @@ _GUARDRAILS = (
     exceptions.ToolInputGuardrailTripwireTriggered,
     exceptions.ToolOutputGuardrailTripwireTriggered,
 )
-TOO_MANY_REQUESTS = 429
-SERVER_ERROR = 500
+TOO_MANY_REQUESTS: Final = 429
+SERVER_ERROR: Final = 500
+SETTLE_SECONDS: Final = 2.0
 
 
 class AgentRun:
@@ -50,16 +54,19 @@ class AgentRun:
 
     def __init__(self, turn: LiveTurn, started: Started) -> None:
         self.turn = turn
-        self.session = TurnSession(
+        self.session = RunSession(
             started.agent_session_id,
             lease=started.lease,
-            window=started.window,
+            window=started.window or Memory([]),
             user_message_id=started.user_message_id,
         )
+        if started.window is None:
+            self.session.warning = CONTEXT_UNAVAILABLE
         self.user_message_id = started.user_message_id
         self._model = ""
         self._streaming: RunResultStreaming | None = None
         self._open_tools: dict[str, str] = {}
+        self._has_settled = True
         self._warned = ""
 
     async def perform(self) -> None:
@@ -80,6 +87,7 @@ class AgentRun:
         try:
             async for event in self._streaming.stream_events():
                 self._tell(event)
+            _raise_what_the_stream_did_not(self._streaming)
         except BaseException:
             self._streaming.cancel()
             for call_id, name in self._open_tools.items():
@@ -87,38 +95,63 @@ class AgentRun:
             raise
         if not self.turn.said:
             self._say(_final_text(self._streaming))
-        await self.session.flush()
+
+    async def settle(self) -> None:
+        """Wait for what the SDK still does after a stop: a batch on its way must not be missed.
+
+        A tool that does not end is left behind; the fence keeps it from writing later.
+        """
+        task = self._streaming.run_loop_task if self._streaming is not None else None
+        if task is not None and not task.done():
+            await asyncio.wait({task}, timeout=SETTLE_SECONDS)
+            self._has_settled = task.done()
+
+    def unsaved(self) -> log.Batch | None:
+        """What the log does not hold yet of this turn."""
+        return self.session.unsaved() if self._has_settled else None
+
+    async def save(self) -> None:
+        """Store that by itself. Raises LeaseLost."""
+        if self._has_settled:
+            await self.session.flush()
+
+    def warn(self) -> None:
+        """Tell the person the warning they have not had yet, if there is one."""
         self._say("")
 
-    def result(self, status: str, error: ConversationsError | None = None) -> Result:
-        """How the turn ended, for its row and what remains of its answer."""
-        said = self.turn.said
-        answer_id = self.session.answer_id
+    def result(
+        self, status: str, error: ConversationsError | None = None, batch: log.Batch | None = None
+    ) -> Result:
+        """How the turn ended, for its row, and what remains of its answer beside `batch`."""
+        said, stored = self.turn.said, batch or self.session
+        answer_id = stored.answer_id
+        incomplete = status != "completed"
         remaining: Row | None = None
         corrected: str | None = None
-        if status == "completed":
-            if said and answer_id is None:
-                remaining = Row(kind="message", role="assistant", text=said, shown=True)
-            elif said != self.session.answer_text:
-                corrected = said
-        elif said and said != self.session.answer_text and not isinstance(error, GuardrailTripped):
-            if answer_id is None:
-                remaining = partial_row(said)
-            else:
-                corrected = said
+        if isinstance(error, GuardrailTripped):
+            incomplete = False  # what was streamed is not kept
+        elif said and answer_id is None:
+            remaining = Row(
+                kind="message", role="assistant", text=said, shown=True, incomplete=incomplete
+            )
+        elif said and said != stored.answer_text:
+            corrected = said
         return Result(
             status=status,
             error_code=error.code if error else "",
-            warning=self.session.warning,
+            warning="" if batch and self.session.warning == NOT_SAVED else self.session.warning,
             model=self._model,
-            usage=self._usage(),
+            usage=self.usage,
             answer_id=answer_id,
             answer_text=corrected,
+            incomplete=incomplete,
             partial_row=remaining,
             first_token_at=self.turn.first_token_at,
         )
 
-    def _usage(self) -> Usage:
+    @property
+    def usage(self) -> Usage:
+        """What the run has used so far, also one that failed."""
         if self._streaming is None:
             return Usage()
         wrapper: RunContextWrapper[Any] = self._streaming.context_wrapper
@@ -141,7 +174,7 @@ class AgentRun:
             warning = ""
         if text or warning:
             self._warned = self.session.warning
-            self.turn.emit(ContentDelta(text, warning))
+            self.turn.emit(ContentDelta(storable(text), warning))
 
     def _tell_tool(self, item: Any, status: Any) -> None:
         raw = item.raw_item
@@ -154,13 +187,39 @@ class AgentRun:
         self.turn.emit(ToolCalled(name, call_id, status))
 
 
+class RunSession(TurnSession):
+    """The turn's session, which also knows what it stored when the run is stopped meanwhile."""
+
+    async def flush(self) -> None:
+        task = asyncio.get_running_loop().create_task(super().flush())
+        cancelled = await settled(task)
+        task.result()
+        if cancelled is not None:
+            raise cancelled
+
+
+async def settled(task: asyncio.Task[Any]) -> asyncio.CancelledError | None:
+    """Wait until the task is done whoever cancels; returns the cancellation that came meanwhile."""
+    cancelled: asyncio.CancelledError | None = None
+    while not task.done():
+        try:
+            await asyncio.wait({task})
+        except asyncio.CancelledError as error:
+            cancelled = error
+    return cancelled
+
+
 class OwnThreads(ThreadSensitiveContext):
-    """A thread of its own for sync code a tool calls, gone with its connections at the end."""
+    """A thread of its own for sync code a tool calls, gone with its connections at the end.
+
+    Nobody waits for it: a tool that hangs must not keep its turn open.
+    """
 
     async def __aexit__(self, exc: Any, value: Any, tb: Any) -> None:
-        executor = SyncToAsync.context_to_thread_executor.get(self)
+        executor = SyncToAsync.context_to_thread_executor.pop(self, None)
         if executor is not None:
             executor.submit(connections.close_all)
+            executor.shutdown(wait=False)
         await super().__aexit__(exc, value, tb)  # type: ignore[no-untyped-call]
 
 
@@ -185,6 +244,14 @@ def turn_error(error: BaseException) -> ConversationsError:
     if isinstance(error, exceptions.ModelBehaviorError | openai.OpenAIError):
         return ModelUnavailable()
     return TurnError()
+
+
+def _raise_what_the_stream_did_not(streaming: RunResultStreaming) -> None:
+    """A run that died before its first event, or cancelled itself, ends its stream in silence."""
+    if streaming.run_loop_exception is not None:
+        raise streaming.run_loop_exception
+    if streaming.run_loop_task is not None and streaming.run_loop_task.cancelled():
+        raise TurnError
 
 
 def _final_text(streaming: RunResultStreaming) -> str:

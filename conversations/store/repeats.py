@@ -1,0 +1,96 @@
+"""A message sent again with the same idempotency key: which turn it began, and how that ended."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from datetime import datetime, timedelta
+from typing import Final
+from uuid import UUID
+
+from conversations.errors import IdempotencyConflict
+from conversations.events import Usage
+from conversations.lanes import Database, from_uuid, to_moment, to_uuid
+from conversations.store.log import MESSAGE, TURN
+
+KEY_LIFETIME: Final = timedelta(hours=24)
+_LIVE: Final = {"queued", "running"}
+
+
+@dataclass(frozen=True, slots=True)
+class Repeat:
+    """The turn that this key began already."""
+
+    turn_id: UUID
+    session_id: UUID
+    number: int
+
+
+@dataclass(frozen=True, slots=True)
+class Ending:
+    """How a turn stands, with what is left of its answer."""
+
+    status: str
+    has_started: bool
+    is_abandoned: bool
+    error_code: str
+    warning: str
+    usage: Usage
+    user_message_id: UUID | None
+    answer_message_id: UUID | None
+    answer_text: str
+
+    @property
+    def is_live(self) -> bool:
+        return self.status in _LIVE
+
+
+def find_repeat(
+    db: Database, *, session_id: UUID, key: str, text: str, now: datetime
+) -> Repeat | None:
+    """The turn `key` began in the last 24 hours; an older one gives the key back.
+
+    Raises IdempotencyConflict when something else was said. What was said and then cleared counts
+    as the same.
+    """
+    row = db.one(
+        f"SELECT turn.id, turn.number, turn.queued_at, CASE WHEN turn.status = 'queued'"
+        f" THEN turn.input ELSE message.text END FROM {TURN} turn"
+        f" LEFT JOIN {MESSAGE} message ON message.id = turn.user_message_id"
+        " WHERE turn.session_id = %s AND turn.idempotency_key = %s",
+        (from_uuid(session_id, is_sqlite=db.is_sqlite), key),
+    )
+    if row is None:
+        return None
+    turn_id, number, queued_at, said = row
+    if (to_moment(queued_at) or now) <= now - KEY_LIFETIME:
+        db.run(f"UPDATE {TURN} SET idempotency_key = NULL WHERE id = %s", (turn_id,))
+        return None
+    if said is not None and said != text:
+        raise IdempotencyConflict
+    return Repeat(to_uuid(turn_id), session_id, number)
+
+
+def find_ending(db: Database, *, turn_id: UUID, now: datetime) -> Ending | None:
+    """How a turn stands; None when it is gone with its conversation."""
+    row = db.one(
+        "SELECT turn.status, turn.started_at, turn.lease_expires_at, turn.error_code,"
+        " turn.warning, turn.requests, turn.input_tokens, turn.output_tokens,"
+        f" turn.user_message_id, turn.answer_message_id, message.text FROM {TURN} turn"
+        f" LEFT JOIN {MESSAGE} message ON message.id = turn.answer_message_id WHERE turn.id = %s",
+        (from_uuid(turn_id, is_sqlite=db.is_sqlite),),
+    )
+    if row is None:
+        return None
+    status, started_at, lease_expires_at, error_code, warning, *usage = row[:8]
+    user_message_id, answer_message_id = (to_uuid(key) if key else None for key in row[8:10])
+    return Ending(
+        status=status,
+        has_started=started_at is not None,
+        is_abandoned=status in _LIVE and (to_moment(lease_expires_at) or now) <= now,
+        error_code=error_code,
+        warning=warning,
+        usage=Usage(*usage),
+        user_message_id=user_message_id,
+        answer_message_id=answer_message_id,
+        answer_text=row[10] or "",
+    )

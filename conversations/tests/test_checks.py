@@ -1,0 +1,137 @@
+"""System checks: each one speaks when its promise is broken, and is silent otherwise."""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Callable, Iterator
+from contextlib import closing
+from types import SimpleNamespace
+from typing import Any
+
+import pytest
+from django.core.checks import run_checks
+from django.db import connection
+from django.test import override_settings
+
+from conversations import checks, sqlite
+
+on_sqlite = pytest.mark.skipif(
+    "connection.vendor != 'sqlite'", reason="the embedded engine's own check"
+)
+
+
+def ids(found: list[Any]) -> list[str]:
+    return [message.id for message in found]
+
+
+@pytest.fixture
+def database(monkeypatch: pytest.MonkeyPatch) -> Callable[..., None]:
+    """`database(NAME=..., OPTIONS=...)`: other settings of the database, for one test."""
+
+    def change(**settings: Any) -> None:
+        for name, value in settings.items():
+            monkeypatch.setitem(connection.settings_dict, name, value)
+
+    return change
+
+
+@pytest.fixture
+def wal_database(database: Callable[..., None], tmp_path: Any) -> Iterator[None]:
+    """The default database is a file in WAL mode."""
+    name = tmp_path / "wal.db"
+    with closing(sqlite.library().connect(name)) as raw:
+        raw.execute("PRAGMA journal_mode=WAL")
+    connection.close()
+    database(NAME=str(name))
+    yield
+    connection.close()
+
+
+@pytest.mark.django_db
+def test_this_site_has_nothing_to_complain_about():
+    found = run_checks(databases=["default"])
+    assert [message for message in found if message.id.startswith("conversations.")] == []
+
+
+@on_sqlite
+def test_e001_two_sqlite_libraries_in_one_process(monkeypatch):
+    other = SimpleNamespace(sqlite_version="3.0.0")
+    monkeypatch.setattr(sqlite, "library", lambda: other)
+    (error,) = checks.check_sqlite_library(None)
+    assert error.id == "conversations.E001"
+    assert "3.0.0" in error.msg
+
+
+@on_sqlite
+@pytest.mark.django_db(transaction=True)
+@pytest.mark.usefixtures("wal_database")
+@pytest.mark.parametrize(("version", "complaints"), [((3, 40, 1), 1), ((3, 51, 3), 0)])
+def test_e002_wal_only_where_it_is_safe(monkeypatch, version, complaints):
+    monkeypatch.setattr(sqlite, "library_version", lambda: version)
+    found = checks.check_journal_mode(None, databases=["default"])
+    assert ids(found) == ["conversations.E002"] * complaints
+
+
+@on_sqlite
+@pytest.mark.parametrize("databases", [None, [], ["other"]])
+def test_e002_touches_no_database_it_was_not_asked_to(databases):
+    assert checks.check_journal_mode(None, databases=databases) == []
+
+
+@pytest.mark.parametrize(("named", "complaints"), [("", 1), ("shop.assistant.build_agent", 0)])
+def test_e003_somebody_must_answer(named, complaints):
+    with override_settings(CONVERSATIONS_AGENT=named):
+        assert ids(checks.check_agent_is_named(None)) == ["conversations.E003"] * complaints
+
+
+@pytest.mark.parametrize(
+    ("cluster", "complaints"),
+    [
+        ({"timeout": 300, "retry": 360}, 0),
+        ({"timeout": 30}, 0),
+        ({"timeout": 60}, 1),  # retry is 60 where nobody says otherwise
+        ({"timeout": 360, "retry": 360}, 1),
+        ({"retry": 360}, 1),
+        ({"timeout": None, "retry": 360}, 1),
+        ({}, 1),
+    ],
+)
+def test_e004_a_task_is_over_before_it_is_handed_out_again(cluster, complaints):
+    with override_settings(Q_CLUSTER=cluster):
+        assert ids(checks.check_queue(None)) == ["conversations.E004"] * complaints
+
+
+@on_sqlite
+@pytest.mark.parametrize("options", [{}, {"transaction_mode": "DEFERRED"}])
+def test_w001_transactions_that_begin_by_reading(database, options):
+    database(OPTIONS=options)
+    assert ids(checks.check_sqlite_library(None)) == ["conversations.W001"]
+
+
+@on_sqlite
+def test_w002_a_folder_that_others_can_read(database, tmp_path):
+    database(NAME=str(tmp_path / "chat.db"))
+    os.chmod(tmp_path, 0o750)
+    (warning,) = checks.check_sqlite_library(None)
+    assert warning.id == "conversations.W002"
+    assert warning.hint == f"chmod 700 {tmp_path}"
+    os.chmod(tmp_path, 0o700)
+    assert checks.check_sqlite_library(None) == []
+
+
+@on_sqlite
+def test_w002_has_no_opinion_of_a_folder_that_is_not_there_yet(database, tmp_path):
+    database(NAME=str(tmp_path / "later" / "chat.db"))
+    assert checks.check_sqlite_library(None) == []
+
+
+@pytest.mark.parametrize(("tracing", "complaints"), [(True, 1), (False, 0)])
+def test_w003_traces_hold_what_people_said(tracing, complaints):
+    with override_settings(AGENT_TRACING=tracing):
+        assert ids(checks.check_tracing(None)) == ["conversations.W003"] * complaints
+
+
+@pytest.mark.skipif("connection.vendor == 'sqlite'", reason="what another engine is spared")
+def test_another_engine_hears_nothing_of_sqlite():
+    assert checks.check_sqlite_library(None) == []
+    assert checks.check_journal_mode(None, databases=["default"]) == []
