@@ -7,6 +7,7 @@ import sys
 from collections.abc import Sequence
 from typing import Any
 
+from django.apps import apps
 from django.apps.config import AppConfig
 from django.conf import settings
 from django.core.checks import CheckMessage, Error, Tags, Warning, register
@@ -103,10 +104,11 @@ def check_agent_is_named(
     if get_conf().conversations_agent:
         return []
     return [
-        Error(
-            "CONVERSATIONS_AGENT is not set.",
-            hint="Name a callable that builds an agents.Agent, such as shop.assistant.build_agent.",
-            id="conversations.E003",
+        Warning(
+            "CONVERSATIONS_AGENT is not set: nobody answers messages.",
+            hint="Name a callable that builds an agents.Agent, such as shop.assistant.build_agent. "
+            "AgentSession alone needs none.",
+            id="conversations.W004",
         )
     ]
 
@@ -114,6 +116,8 @@ def check_agent_is_named(
 @register(Tags.compatibility)
 def check_queue(app_configs: Sequence[AppConfig] | None, **kwargs: Any) -> list[CheckMessage]:
     """django-q2 hands a task out again after `retry`: it must be over by then."""
+    if not apps.is_installed("django_q"):
+        return []
     cluster = getattr(settings, "Q_CLUSTER", {})
     timeout, retry = cluster.get("timeout"), cluster.get("retry", 60)
     if timeout is not None and timeout < retry:

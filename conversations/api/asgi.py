@@ -52,7 +52,30 @@ class Entrance:
         if is_api_path(scope["path"]):
             await self._api(scope, receive, send)
         else:
-            await self._site(scope, _bounded(scope, receive, self._max_site_body), send)
+            await self._serve_site(scope, receive, send)
+
+    async def _serve_site(self, scope: Scope, receive: Receive, send: Send) -> None:
+        """Django's own handler, whose request ends once its body outgrows the limit."""
+        size, has_answered = 0, False
+
+        async def bounded() -> Mapping[str, Any]:
+            nonlocal size
+            message = await receive()
+            size += len(message.get("body", b""))
+            return message if size <= self._max_site_body else {"type": "http.disconnect"}
+
+        async def noted(message: Mapping[str, Any]) -> None:
+            nonlocal has_answered
+            has_answered = True
+            await send(message)
+
+        await self._site(scope, bounded, noted)
+        if size > self._max_site_body and not has_answered:
+            refusal = from_core(TooLarge())
+            headers = [(b"content-type", b"application/json"), (b"connection", b"close")]
+            start = {"type": "http.response.start", "status": refusal.status_code}
+            await send({**start, "headers": headers})
+            await send({"type": "http.response.body", "body": refusal.content})
 
 
 class ApiHandler(ASGIHandler):
@@ -134,16 +157,3 @@ async def _read_body(scope: Scope, receive: Receive, limit: int) -> bytes | TooL
             return TooLarge()
         if not message.get("more_body", False):
             return b"".join(chunks)
-
-
-def _bounded(scope: Scope, receive: Receive, limit: int) -> Receive:
-    """`receive` that ends the request once its body outgrows the limit: nothing is spooled."""
-    size = 0
-
-    async def bounded() -> Mapping[str, Any]:
-        nonlocal size
-        message = await receive()
-        size += len(message.get("body", b""))
-        return message if size <= limit else {"type": "http.disconnect"}
-
-    return bounded

@@ -132,7 +132,7 @@ def open_within_budget(wrapper: Any) -> Any:
     pool would hand the limit to others, and its sockets to a forked child.
     """
     budget = get_conf().chat_store_budget_seconds
-    settings = connections.settings[wrapper.alias]  # not the wrapper's: it is opened anew at times
+    settings = connections.settings[wrapper.alias]  # not the wrapper's own: it may open again
     options = {name: value for name, value in settings["OPTIONS"].items() if name != "pool"}
     if wrapper.vendor == "sqlite":
         options["timeout"] = budget

@@ -79,9 +79,9 @@ def test_e002_touches_no_database_it_was_not_asked_to(databases):
 
 
 @pytest.mark.parametrize(("named", "complaints"), [("", 1), ("shop.assistant.build_agent", 0)])
-def test_e003_somebody_must_answer(named, complaints):
+def test_w004_somebody_must_answer(named, complaints):
     with override_settings(CONVERSATIONS_AGENT=named):
-        assert ids(checks.check_agent_is_named(None)) == ["conversations.E003"] * complaints
+        assert ids(checks.check_agent_is_named(None)) == ["conversations.W004"] * complaints
 
 
 @pytest.mark.parametrize(

@@ -244,8 +244,7 @@ def lease(session: Any) -> log.Lease:
 @pytest.fixture
 def append_for_turn(lease: log.Lease) -> Callable[..., Any]:
     async def add(*rows: Row, fence: int = 1, **more: Any) -> None:
-        current = replace(lease, fence=fence)
-        batch = log.Batch(rows=rows, **more)
+        current, batch = replace(lease, fence=fence), log.Batch(rows, **more)
         await lanes.write(partial(log.append_for_turn, lease=current, batch=batch, now=NOW))
 
     return add

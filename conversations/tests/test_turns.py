@@ -619,6 +619,17 @@ async def test_an_overtaken_turn_writes_nothing_whenever_it_notices(
         assert await shown(session) == before
 
 
+async def test_an_overtaken_turn_asks_the_model_no_further(session, script, monkeypatch):
+    script(Call("look_up", say="Let me look. "), Say("Here."))
+    with monkeypatch.context() as overtaken:
+        refuse(overtaken, store_log, "append_for_turn", LeaseLost())
+        events = await ask(session)
+    assert isinstance(events[-1], TurnFailed)
+    assert events[-1].code == "interrupted"
+    assert "Here" not in words(events)
+    assert len(scripted.SCRIPT.inputs) == 1
+
+
 async def test_abandoned_turns_are_closed_although_nobody_speaks_there(
     session, user, script, gate, short_lease
 ):

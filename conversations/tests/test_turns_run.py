@@ -335,8 +335,6 @@ async def test_unreadable_entries_are_left_out_and_told_once(session):
 
 
 async def test_without_its_memory_the_answer_comes_with_a_warning(session, monkeypatch):
-    if not await lanes.read(lambda db: db.is_sqlite):
-        pytest.skip("a PostgreSQL that cannot read refuses the message before it is taken")
     await ask(session, "1")
 
     def damaged(*_: Any, **__: Any) -> None:
@@ -344,9 +342,16 @@ async def test_without_its_memory_the_answer_comes_with_a_warning(session, monke
 
     with monkeypatch.context() as broken:
         broken.setattr(tickets, "load_window", damaged)
-        events = await ask(session, "2")
-    assert (words(events), warnings(events)) == ("I remember: 2", [CONTEXT_UNAVAILABLE])
-    assert words(await ask(session, "3")) == "I remember: 1 | 2 | 3"
+        if await lanes.read(lambda db: db.is_sqlite):
+            events = await ask(session, "2")
+            assert (words(events), warnings(events)) == ("I remember: 2", [CONTEXT_UNAVAILABLE])
+        else:  # a server that cannot read refuses the message before it is taken
+            with pytest.raises(StoreDamaged):
+                await ask(session, "2")
+    assert words(await ask(session, "3")) in {
+        "I remember: 1 | 2 | 3",
+        "I remember: 1 | 3",
+    }
 
 
 async def test_a_warning_without_a_word_is_told_before_the_end(session, script):
