@@ -54,7 +54,7 @@ class ChatSession(models.Model):
     last_position = models.BigIntegerField(default=0)
     last_turn_number = models.BigIntegerField(default=0)
     fence = models.BigIntegerField(
-        default=0, help_text="Grows with every start and every recovery of a turn."
+        default=0, help_text="Grows with every start and every end of a turn."
     )
     remembered_count = models.PositiveIntegerField(default=0)
     message_count = models.PositiveIntegerField(default=0)

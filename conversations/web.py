@@ -44,6 +44,7 @@ GC_THRESHOLD: Final = 20_000
 MAX_HEAD_BYTES: Final = 65_536
 STOP_SIGNALS: Final = (signal.SIGTERM, signal.SIGINT)
 
+Begin = Callable[[], Awaitable[None]]
 Drain = Callable[[float], Awaitable[None]]
 
 
@@ -72,7 +73,9 @@ def serve(listener: socket.socket) -> None:
     """Load the site and answer on `listener` until told to stop."""
     application = load_application()
     grace = float(getattr(settings, "CHAT_SHUTDOWN_GRACE_SECONDS", DEFAULT_GRACE_SECONDS))
-    server = Server(build_config(application), drain=drain_turns, grace_seconds=grace)
+    server = Server(
+        build_config(application), begin=begin_turns, drain=drain_turns, grace_seconds=grace
+    )
     freeze_loaded_objects()
     try:
         server.run(sockets=[listener])
@@ -113,6 +116,11 @@ def freeze_loaded_objects() -> None:
     gc.set_threshold(GC_THRESHOLD)
 
 
+async def begin_turns() -> None:
+    """Recover what a process that was killed left open."""
+    await importlib.import_module("conversations.turns").look_after_abandoned()
+
+
 async def drain_turns(grace_seconds: float) -> None:
     """Refuse new turns, let running ones finish, stop and save the rest, close every stream."""
     await importlib.import_module("conversations.turns").drain(grace_seconds)
@@ -140,10 +148,18 @@ def build_config(application: Any) -> uvicorn.Config:
 class Server(uvicorn.Server):
     """A server whose turns end before its connections do, and whose stop is not an error."""
 
-    def __init__(self, config: uvicorn.Config, *, drain: Drain, grace_seconds: float) -> None:
+    def __init__(
+        self, config: uvicorn.Config, *, begin: Begin, drain: Drain, grace_seconds: float
+    ) -> None:
         super().__init__(config)
+        self._begin = begin
         self._drain = drain
         self._grace_seconds = grace_seconds
+
+    async def startup(self, sockets: list[socket.socket] | None = None) -> None:
+        """Answer, and close what a process before this one left open."""
+        await super().startup(sockets)
+        await self._begin()
 
     async def shutdown(self, sockets: list[socket.socket] | None = None) -> None:
         """Drain while the socket still answers, then close."""

@@ -36,7 +36,7 @@ class Migration(migrations.Migration):
                 ('hold_reason', models.CharField(blank=True, max_length=500)),
                 ('last_position', models.BigIntegerField(default=0)),
                 ('last_turn_number', models.BigIntegerField(default=0)),
-                ('fence', models.BigIntegerField(default=0, help_text='Grows with every start and every recovery of a turn.')),
+                ('fence', models.BigIntegerField(default=0, help_text='Grows with every start and every end of a turn.')),
                 ('remembered_count', models.PositiveIntegerField(default=0)),
                 ('message_count', models.PositiveIntegerField(default=0)),
                 ('input_tokens', models.PositiveBigIntegerField(default=0)),

@@ -69,6 +69,9 @@ def _umask() -> int:
 class Turns:
     """Stands in for `conversations.turns`: a drain that takes a moment and ends every stream."""
 
+    async def look_after_abandoned(self) -> None:
+        """Nobody left anything."""
+
     async def drain(self, grace_seconds: float) -> None:
         draining.set()
         if os.environ.get("SITE_DRAIN") == "fails":

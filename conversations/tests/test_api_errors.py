@@ -418,9 +418,7 @@ async def test_a_server_that_is_leaving_says_503(client, session):
 # --- Silence -------------------------------------------------------------------------------
 
 
-async def test_no_log_holds_what_people_said(  # noqa: PLR0917
-    client, anonymous, session, script, user, caplog
-):
+async def test_no_log_holds_what_people_said(client, anonymous, session, script, user, caplog):
     caplog.set_level(logging.DEBUG)
     url = f"{THREADS}/{session.id}"
     script(

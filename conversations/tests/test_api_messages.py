@@ -296,7 +296,7 @@ ERRORS: dict[str, tuple[Any, str, bool]] = {
 
 @pytest.mark.parametrize("name", ERRORS)
 @pytest.mark.parametrize("when", ["at once", "midway"])
-async def test_an_error_of_the_model_is_one_typed_frame(  # noqa: PLR0917
+async def test_an_error_of_the_model_is_one_typed_frame(
     name, when, client, session, script, caplog
 ):
     make, code, retryable = ERRORS[name]

@@ -179,10 +179,13 @@ def test_what_is_loaded_is_frozen():
         assert gc.get_freeze_count() > 1000
     finally:
         gc.unfreeze()
+        gc.set_threshold(700)
 
 
 def make_server(drain: web.Drain, *, grace_seconds: float) -> web.Server:
-    return web.Server(web.build_config(None), drain=drain, grace_seconds=grace_seconds)
+    return web.Server(
+        web.build_config(None), begin=web.begin_turns, drain=drain, grace_seconds=grace_seconds
+    )
 
 
 async def test_a_drain_beyond_its_time_is_cut_off(monkeypatch, caplog):

@@ -51,3 +51,10 @@ async def drain(grace_seconds: float) -> None:
     from conversations.turns.desk import desk  # noqa: PLC0415
 
     await desk().drain(grace_seconds)
+
+
+async def look_after_abandoned() -> None:
+    """For a process that starts: close, two leases later, what one before it left open."""
+    from conversations.turns.desk import desk  # noqa: PLC0415
+
+    desk().look_after_abandoned()

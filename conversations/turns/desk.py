@@ -86,6 +86,10 @@ class Desk:
         """End what runs or waits here for a conversation, and wait until it has settled."""
         await self._stop(list(self._lines.get(session_id, [])), reason)
 
+    def look_after_abandoned(self) -> None:
+        """Close what a process before this one left open, as soon as it is sure to be gone."""
+        self._heartbeat.begin(linger_seconds=get_conf().chat_lease_seconds * 2.5)
+
     async def drain(self, grace_seconds: float) -> None:
         """Take nothing new; let what runs finish for a while, then stop it and keep its parts."""
         self.draining = True

@@ -36,8 +36,12 @@ class Heartbeat:
         self._turns = turns
         self._unclosed: dict[UUID, Closing] = {}
         self._task: asyncio.Task[None] | None = None
+        self._linger_until = 0.0
 
-    def begin(self) -> None:
+    def begin(self, *, linger_seconds: float = 0) -> None:
+        """Beat while there are turns, and at least for so long."""
+        until = asyncio.get_running_loop().time() + linger_seconds
+        self._linger_until = max(self._linger_until, until)
         if self._task is None:
             self._task = start_task(self._beat_while_needed())
 
@@ -55,7 +59,7 @@ class Heartbeat:
         loop = asyncio.get_running_loop()
         renewed_at = loop.time()
         try:
-            while self._turns or self._unclosed:
+            while self._turns or self._unclosed or loop.time() < self._linger_until:
                 third = get_conf().chat_lease_seconds / 3
                 await asyncio.sleep(min(CHECKPOINT_SECONDS, third))
                 beat_at = loop.time()
