@@ -16,6 +16,7 @@ from urllib.parse import urlsplit
 import environ
 from django.core.exceptions import ImproperlyConfigured
 
+SECRET_KEY_CHARS = 50
 BASE_DIR = Path(__file__).resolve().parent.parent
 
 
@@ -209,9 +210,9 @@ def load(environment: Mapping[str, str] | None = None) -> dict[str, Any]:
             values[variable.name] = variable.parse(raw)
         except ValueError as error:
             complaints.append(f"{variable.name}: {error}.")
-    if not complaints and not values["SECRET_KEY"]:
+    if not complaints and len(values["SECRET_KEY"]) < SECRET_KEY_CHARS:
         if values["DEBUG"]:
-            values["SECRET_KEY"] = "insecure-development-key-" + "x" * 40
+            values["SECRET_KEY"] = values["SECRET_KEY"] or "insecure-development-key-" + "x" * 40
         else:
             complaints.append(
                 "SECRET_KEY: write 50 or more random characters into .env, for example "

@@ -129,8 +129,7 @@ class AgentSession:
         await lanes.write(
             lambda db: log.quarantine(
                 db,
-                where_session="agent_session_id",
-                param=self._stored_id,
+                agent_session_id=self._stored_id,
                 memory=memory,
                 now=now,
             )

@@ -19,7 +19,7 @@ KEY = {"SECRET_KEY": "k" * 50}
 VARIABLE_OF = {variable.name: variable for variable in VARIABLES}
 
 GOOD: dict[str, list[tuple[str, Any]]] = {
-    "SECRET_KEY": [("  padded  ", "padded")],
+    "SECRET_KEY": [(f"  {'k' * 50}  ", "k" * 50)],
     "DEBUG": [("true", True), ("YES", True), (" on ", True), ("1", True)]
     + [(no, False) for no in ("", "0", "false", "No", "off")],
     "SITE_URL": [
@@ -136,7 +136,9 @@ def test_every_default_is_a_good_value():
     assert values.keys() == VARIABLE_OF.keys()
 
 
-@pytest.mark.parametrize("given", [{}, {"SECRET_KEY": ""}, {"SECRET_KEY": "   "}])
+@pytest.mark.parametrize(
+    "given", [{}, {"SECRET_KEY": ""}, {"SECRET_KEY": "   "}, {"SECRET_KEY": "k" * 49}]
+)
 def test_a_site_without_a_secret_key_does_not_start(given):
     with pytest.raises(ImproperlyConfigured, match=r"^SECRET_KEY: write 50 or more random"):
         load(given)

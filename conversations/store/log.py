@@ -215,22 +215,20 @@ def load_window(db: Database, *, session_id: UUID) -> Memory:
     return _load(db, where="session_id = %s", params=(key,), limit=None)
 
 
-def quarantine(
-    db: Database, *, where_session: str, param: Any, memory: Memory, now: datetime
-) -> None:
+def quarantine(db: Database, *, agent_session_id: str, memory: Memory, now: datetime) -> None:
     """Set unreadable rows aside: the model never sees them again, staff do."""
-    if not memory.unreadable:
+    found = _lock(db, agent_session_id) if memory.unreadable else None
+    if found is None:
         return
     marks = ", ".join(["%s"] * len(memory.unreadable))
     changed = db.run(
         f"UPDATE {MESSAGE} SET quarantined_at = %s"
-        f" WHERE session_id = (SELECT id FROM {SESSION} WHERE {where_session} = %s)"
-        f" AND position IN ({marks}) AND quarantined_at IS NULL",
-        (from_moment(now, is_sqlite=db.is_sqlite), param, *memory.unreadable),
+        f" WHERE session_id = %s AND position IN ({marks}) AND quarantined_at IS NULL",
+        (from_moment(now, is_sqlite=db.is_sqlite), found, *memory.unreadable),
     )
     db.run(
-        f"UPDATE {SESSION} SET remembered_count = remembered_count - %s WHERE {where_session} = %s",
-        (changed, param),
+        f"UPDATE {SESSION} SET remembered_count = remembered_count - %s WHERE id = %s",
+        (changed, found),
     )
 
 
@@ -253,8 +251,7 @@ def pop(db: Database, *, agent_session_id: str, now: datetime) -> dict[str, Any]
         if item is None:
             quarantine(
                 db,
-                where_session="agent_session_id",
-                param=agent_session_id,
+                agent_session_id=agent_session_id,
                 memory=Memory([], (position,)),
                 now=now,
             )

@@ -174,7 +174,7 @@ def test_a_failure_that_is_not_of_the_text_is_not_tried_again():
 
 
 async def test_setting_aside_nothing_asks_the_database_nothing():
-    log.quarantine(None, where_session="id", param=1, memory=Memory([]), now=NOW)
+    log.quarantine(None, agent_session_id="a", memory=Memory([]), now=NOW)
 
 
 # Forgetting
