@@ -16,7 +16,7 @@ from corsheaders.middleware import CorsMiddleware
 from django.core.exceptions import DisallowedHost
 from django.core.handlers.asgi import ASGIHandler, get_script_prefix
 from django.core.handlers.exception import convert_exception_to_response
-from django.http import HttpRequest
+from django.http import HttpRequest, HttpResponse
 from django.http.response import HttpResponseBase
 from django.middleware.security import SecurityMiddleware
 from django.urls import set_script_prefix
@@ -138,6 +138,8 @@ class ApiMiddleware:
                 if name in response:
                     plain[name] = response[name]
             response = plain
+        if isinstance(response, HttpResponse):
+            response["Content-Length"] = str(len(response.content))
         return cast(HttpResponseBase, self._security.process_response(request, response))
 
 
