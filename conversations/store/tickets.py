@@ -7,7 +7,7 @@ process renews; the start moves the session's fence on, so whoever held it befor
 from __future__ import annotations
 
 from collections.abc import Collection, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from datetime import datetime
 from typing import Any, Final
 from uuid import UUID
@@ -204,7 +204,8 @@ def finish(
     partial = result.partial_row
     if batch is not None:
         try:
-            log.append_for_turn(db, lease=lease, batch=batch, now=now)
+            # What the turn has used is stored below.
+            log.append_for_turn(db, lease=lease, batch=replace(batch, usage=None), now=now)
         except LeaseLost:
             return _finished_before(db, lease=lease, status=result.status)
     row = db.one(
