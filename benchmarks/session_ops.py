@@ -82,7 +82,7 @@ class RawSession:
 def raw_connection(path: Path, synchronous: str) -> Any:
     from conversations import sqlite
 
-    connection = sqlite.library().connect(path, isolation_level=None)
+    connection = sqlite.driver().connect(path, isolation_level=None)
     connection.execute(f"PRAGMA journal_mode={sqlite.journal_mode()}")
     connection.execute(f"PRAGMA synchronous={synchronous}")
     connection.execute("CREATE TABLE raw (id INTEGER PRIMARY KEY, session TEXT, data TEXT)")
@@ -204,7 +204,7 @@ async def run(options: argparse.Namespace, folder: Path) -> int:
             ]
         )
     write = sys.stdout.write
-    version = sqlite.library().sqlite_version
+    version = sqlite.driver().sqlite_version
     write(
         f"SQLite {version}, journal {sqlite.journal_mode()}, synchronous {options.synchronous}; "
         f"microseconds, median (range) of {options.rounds} rounds\n\n"

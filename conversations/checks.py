@@ -26,11 +26,11 @@ def check_sqlite_library(
         return []
     found: list[CheckMessage] = []
     backend = sys.modules["django.db.backends.sqlite3.base"].Database
-    if backend.sqlite_version != sqlite.library().sqlite_version:
+    if backend.sqlite_version != sqlite.driver().sqlite_version:
         found.append(
             Error(
                 f"Django uses SQLite {backend.sqlite_version}, other code in this process "
-                f"{sqlite.library().sqlite_version}: they are blind to each other's locks.",
+                f"{sqlite.driver().sqlite_version}: they are blind to each other's locks.",
                 hint="Call conversations.sqlite.use_safe_library() before anything imports "
                 "sqlite3, as chatsite/__init__.py does.",
                 id="conversations.E001",
@@ -69,8 +69,8 @@ def check_journal_mode(
     with connection.cursor() as cursor:
         cursor.execute("PRAGMA journal_mode")
         (mode,) = cursor.fetchone()
-    if mode == "wal" and not sqlite.is_wal_safe(sqlite.library_version()):
-        version = sqlite.library().sqlite_version
+    if mode == "wal" and not sqlite.is_wal_safe(sqlite.engine_version()):
+        version = sqlite.driver().sqlite_version
         return [
             Error(
                 f"The database is in WAL mode, and SQLite {version} may corrupt it.",

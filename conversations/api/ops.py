@@ -54,8 +54,8 @@ def _check_database() -> dict[str, Any]:
             return {"ok": True, "detail": f"PostgreSQL {cursor.fetchone()[0]}"}
         cursor.execute("PRAGMA journal_mode")
         (mode,) = cursor.fetchone()
-    safe = mode != "wal" or sqlite.is_wal_safe(sqlite.library_version())
-    return {"ok": safe, "detail": f"SQLite {sqlite.library().sqlite_version}, journal {mode}"}
+    safe = mode != "wal" or sqlite.is_wal_safe(sqlite.engine_version())
+    return {"ok": safe, "detail": f"SQLite {sqlite.driver().sqlite_version}, journal {mode}"}
 
 
 def _check_migrations() -> dict[str, Any]:

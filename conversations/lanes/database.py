@@ -81,7 +81,7 @@ def store_error(error: BaseException) -> StoreError | None:
     """The engine's failure in our words, or None where `error` is not a failure of the engine."""
     if isinstance(error, StoreError):
         return error
-    sqlite3 = sqlite.library()
+    sqlite3 = sqlite.driver()
     if isinstance(error, IntegrityError | sqlite3.IntegrityError):
         return None
     cause = error.__cause__ if isinstance(error, DatabaseError | InterfaceError) else None
@@ -100,7 +100,7 @@ def store_error(error: BaseException) -> StoreError | None:
 
 def in_our_words(error: BaseException) -> BaseException:
     """`error` as a caller meets it: StoreError, Django's IntegrityError, or what the job raised."""
-    if isinstance(error, sqlite.library().IntegrityError):
+    if isinstance(error, sqlite.driver().IntegrityError):
         translated: BaseException = IntegrityError(*error.args)
     else:
         translated = store_error(error) or error

@@ -122,7 +122,7 @@ def _patiently(attempt: Callable[[], Any], deadline: float) -> None:
     while True:
         try:
             attempt()
-        except sqlite.library().OperationalError as error:
+        except sqlite.driver().OperationalError as error:
             if not isinstance(store_error(error), StoreBusy) or time.monotonic() > deadline:
                 raise
             time.sleep(random.uniform(0.0005, 0.0015))  # noqa: S311 - no secret

@@ -39,14 +39,14 @@ def use_safe_library() -> None:
     sys.modules["sqlite3.dbapi2"] = importlib.import_module("pysqlite3.dbapi2")
 
 
-def library() -> Any:
+def driver() -> Any:
     """The sqlite3 module in use."""
     return importlib.import_module("sqlite3")
 
 
-def library_version() -> tuple[int, int, int]:
+def engine_version() -> tuple[int, int, int]:
     """The version of the SQLite in use, as three numbers."""
-    major, minor, patch = library().sqlite_version_info[:3]
+    major, minor, patch = driver().sqlite_version_info[:3]
     return major, minor, patch
 
 
@@ -65,7 +65,7 @@ def is_wal_safe(version: tuple[int, int, int]) -> bool:
 
 def journal_mode() -> str:
     """The journal mode a new file gets: WAL only where it is safe."""
-    return "wal" if is_wal_safe(library_version()) else "delete"
+    return "wal" if is_wal_safe(engine_version()) else "delete"
 
 
 def database_settings(path: str | Path, *, synchronous: str = "FULL") -> dict[str, Any]:
@@ -130,7 +130,7 @@ def _create_file(path: Path) -> None:
     draft = path.with_name(f".{path.name}.{os.urandom(8).hex()}")
     os.close(os.open(draft, os.O_CREAT | os.O_EXCL | os.O_RDWR, FILE_MODE))
     try:
-        with closing(library().connect(draft, isolation_level=None)) as connection:
+        with closing(driver().connect(draft, isolation_level=None)) as connection:
             connection.execute("PRAGMA auto_vacuum=INCREMENTAL")  # silently ignored after WAL
             connection.execute(f"PRAGMA journal_mode={journal_mode()}")
             connection.execute("VACUUM")  # writes the header, so that both settings stay

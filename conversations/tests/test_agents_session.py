@@ -299,7 +299,7 @@ def written_elsewhere(session_id: str) -> Iterator[None]:
     sql = "UPDATE conversations_chatsession SET hold = hold WHERE agent_session_id = '%s'"
     if connection.vendor == "sqlite":
         name = connection.settings_dict["NAME"]
-        other = sqlite.library().connect(name, isolation_level=None)
+        other = sqlite.driver().connect(name, isolation_level=None)
         other.execute("BEGIN IMMEDIATE")
     else:
         import psycopg

@@ -39,7 +39,7 @@ def database(monkeypatch: pytest.MonkeyPatch) -> Callable[..., None]:
 def wal_database(database: Callable[..., None], tmp_path: Any) -> Iterator[None]:
     """The default database is a file in WAL mode."""
     name = tmp_path / "wal.db"
-    with closing(sqlite.library().connect(name)) as raw:
+    with closing(sqlite.driver().connect(name)) as raw:
         raw.execute("PRAGMA journal_mode=WAL")
     connection.close()
     database(NAME=str(name))
@@ -56,7 +56,7 @@ def test_this_site_has_nothing_to_complain_about():
 @on_sqlite
 def test_e001_two_sqlite_libraries_in_one_process(monkeypatch):
     other = SimpleNamespace(sqlite_version="3.0.0")
-    monkeypatch.setattr(sqlite, "library", lambda: other)
+    monkeypatch.setattr(sqlite, "driver", lambda: other)
     (error,) = checks.check_sqlite_library(None)
     assert error.id == "conversations.E001"
     assert "3.0.0" in error.msg
@@ -67,7 +67,7 @@ def test_e001_two_sqlite_libraries_in_one_process(monkeypatch):
 @pytest.mark.usefixtures("wal_database")
 @pytest.mark.parametrize(("version", "complaints"), [((3, 40, 1), 1), ((3, 51, 3), 0)])
 def test_e002_wal_only_where_it_is_safe(monkeypatch, version, complaints):
-    monkeypatch.setattr(sqlite, "library_version", lambda: version)
+    monkeypatch.setattr(sqlite, "engine_version", lambda: version)
     found = checks.check_journal_mode(None, databases=["default"])
     assert ids(found) == ["conversations.E002"] * complaints
 

@@ -193,7 +193,7 @@ def test_the_embedded_engine_is_a_file_in_the_journal_the_gate_allows():
         cursor.execute("PRAGMA journal_mode")
         assert cursor.fetchone() == (sqlite.journal_mode(),)
         cursor.execute("SELECT sqlite_version()")
-        assert cursor.fetchone() == (sqlite.library().sqlite_version,)
+        assert cursor.fetchone() == (sqlite.driver().sqlite_version,)
     assert not connection.is_in_memory_db()
 
 

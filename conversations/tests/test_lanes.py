@@ -260,7 +260,7 @@ async def test_what_waits_is_committed_together():
     committed: list[int] = []
 
     def count_what_others_see(_db: Database) -> None:
-        with closing(sqlite.library().connect(connection.settings_dict["NAME"])) as other:
+        with closing(sqlite.driver().connect(connection.settings_dict["NAME"])) as other:
             committed.extend(other.execute(f"SELECT count(*) FROM {TABLE}").fetchone())
 
     waiting = [asyncio.create_task(lanes.write(insert(f"{number}"))) for number in range(9)]
@@ -345,7 +345,7 @@ async def test_a_read_that_finds_the_reader_busy_takes_another():
 def held() -> Iterator[Any]:
     """Another program is writing in the database file."""
     with closing(
-        sqlite.library().connect(connection.settings_dict["NAME"], isolation_level=None)
+        sqlite.driver().connect(connection.settings_dict["NAME"], isolation_level=None)
     ) as other:
         other.execute("BEGIN IMMEDIATE")
         yield other
@@ -440,7 +440,7 @@ def other_file(
         lanes.close()
         monkeypatch.setitem(connection.settings_dict, "NAME", place)
         if journal:
-            with closing(sqlite.library().connect(copy)) as raw:
+            with closing(sqlite.driver().connect(copy)) as raw:
                 raw.execute(f"PRAGMA journal_mode={journal}")
         return copy
 
@@ -497,7 +497,7 @@ async def test_a_file_of_garbage_is_damaged_and_a_repaired_one_works(other_file,
 async def test_a_damaged_page_costs_only_what_is_on_it(other_file):
     path = other_file(journal="delete")
     await side_by_side(*[insert(f"{number}-{'x' * 2000}") for number in range(50)])
-    with closing(sqlite.library().connect(path)) as raw:
+    with closing(sqlite.driver().connect(path)) as raw:
         (page,) = raw.execute(
             "SELECT rootpage FROM sqlite_master WHERE name = ?", (TABLE,)
         ).fetchone()
@@ -565,7 +565,7 @@ async def test_in_the_rollback_journal_a_read_gives_up_within_the_budget_too(oth
     path = other_file(journal="delete")
     with (
         override_settings(CHAT_STORE_BUDGET_SECONDS=0.2),
-        closing(sqlite.library().connect(path, isolation_level=None)) as other,
+        closing(sqlite.driver().connect(path, isolation_level=None)) as other,
     ):
         other.execute("BEGIN EXCLUSIVE")
         begun = asyncio.get_running_loop().time()
@@ -620,7 +620,7 @@ async def test_a_checkpoint_that_fails_is_tried_again(other_file):
     await AgentSession("any").add_items([{"role": "user", "content": "x" * 5_000_000}])
     checkpointer = lanes._roads.inline._checkpointer
     before = restarts(path)
-    with closing(sqlite.library().connect(path, isolation_level=None)) as reader:
+    with closing(sqlite.driver().connect(path, isolation_level=None)) as reader:
         reader.execute("BEGIN")
         reader.execute(f"SELECT * FROM {TABLE}").fetchall()  # keeps the log from restarting
         checkpointer.look()
@@ -750,7 +750,7 @@ async def test_a_connection_the_server_ended_is_replaced():
             assert await road(keys) == []
 
 
-class Failure(sqlite.library().OperationalError):
+class Failure(sqlite.driver().OperationalError):
     """An error of the driver with its code, as Python 3.11 tells it."""
 
     def __init__(self, code: int) -> None:

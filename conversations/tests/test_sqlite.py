@@ -41,15 +41,15 @@ on_sqlite = pytest.mark.skipif("connection.vendor != 'sqlite'", reason="Django's
     ],
 )
 def test_wal_is_used_only_where_its_bug_is_fixed(monkeypatch, version, safe):
-    monkeypatch.setattr(sqlite, "library_version", lambda: version)
+    monkeypatch.setattr(sqlite, "engine_version", lambda: version)
     assert sqlite.is_wal_safe(version) is safe
     assert sqlite.journal_mode() == ("wal" if safe else "delete")
 
 
 def test_the_version_is_that_of_the_library_in_use():
-    with closing(sqlite.library().connect(":memory:")) as raw:
+    with closing(sqlite.driver().connect(":memory:")) as raw:
         (version,) = raw.execute("SELECT sqlite_version()").fetchone()
-    assert ".".join(map(str, sqlite.library_version())) == version
+    assert ".".join(map(str, sqlite.engine_version())) == version
 
 
 def test_the_site_has_one_library_whoever_asks_for_it():
@@ -74,7 +74,7 @@ def test_without_the_wheel_the_standard_library_serves():
         sys.modules["pysqlite3"] = None  # importing it now fails
         import chatsite
         from conversations import sqlite
-        print(sqlite.library().__name__)
+        print(sqlite.driver().__name__)
         """
         )
         == "sqlite3"
@@ -83,9 +83,9 @@ def test_without_the_wheel_the_standard_library_serves():
 
 @on_sqlite
 def test_the_library_is_never_changed_once_django_has_one():
-    before = sqlite.library()
+    before = sqlite.driver()
     sqlite.use_safe_library()
-    assert sqlite.library() is before
+    assert sqlite.driver() is before
 
 
 # The file
@@ -104,7 +104,7 @@ def mode_of(path: Path) -> int:
 
 
 def pragma(path: Path, name: str) -> Any:
-    with closing(sqlite.library().connect(path)) as raw:
+    with closing(sqlite.driver().connect(path)) as raw:
         return raw.execute(f"PRAGMA {name}").fetchone()[0]
 
 
@@ -119,7 +119,7 @@ def test_file_folder_and_journals_are_private(tmp_path):
     sqlite.prepare_file(str(path))
     assert mode_of(path.parent) == 0o700
     assert mode_of(path) == 0o600
-    with closing(sqlite.library().connect(path)) as raw:
+    with closing(sqlite.driver().connect(path)) as raw:
         raw.execute("CREATE TABLE said (words)")
         raw.commit()
         files = {file.name: mode_of(file) for file in path.parent.iterdir()}
@@ -166,7 +166,7 @@ def test_an_existing_file_keeps_its_journal_and_its_rows(tmp_path, monkeypatch):
     path = tmp_path / "chat.db"
     monkeypatch.setattr(sqlite, "is_wal_safe", lambda version: False)
     sqlite.prepare_file(str(path))
-    with closing(sqlite.library().connect(path)) as raw:
+    with closing(sqlite.driver().connect(path)) as raw:
         raw.execute("CREATE TABLE said (words)")
         raw.execute("INSERT INTO said VALUES ('hello')")
         raw.commit()
@@ -174,7 +174,7 @@ def test_an_existing_file_keeps_its_journal_and_its_rows(tmp_path, monkeypatch):
     monkeypatch.setattr(sqlite, "is_wal_safe", lambda version: True)
     sqlite.prepare_file(str(path))
     assert pragma(path, "journal_mode") == "delete"
-    with closing(sqlite.library().connect(path)) as raw:
+    with closing(sqlite.driver().connect(path)) as raw:
         assert raw.execute("SELECT words FROM said").fetchall() == [("hello",)]
 
 
@@ -224,7 +224,7 @@ def test_of_many_processes_that_begin_at_once_none_fails_or_loses_a_row(tmp_path
             while len(list(started.parent.glob(f"started-{number}-*"))) < 8:
                 pass
             sqlite.prepare_file(str(path))
-            with closing(sqlite.library().connect(path, timeout=30)) as raw:
+            with closing(sqlite.driver().connect(path, timeout=30)) as raw:
                 raw.execute("CREATE TABLE IF NOT EXISTS said (words)")
                 raw.execute("INSERT INTO said VALUES (?)", (sys.argv[2],))
                 raw.commit()
@@ -232,7 +232,7 @@ def test_of_many_processes_that_begin_at_once_none_fails_or_loses_a_row(tmp_path
     for process in [start_python(script, str(tmp_path), str(number)) for number in range(8)]:
         finish(process)
     for path in tmp_path.glob("*/deep/chat.db"):
-        with closing(sqlite.library().connect(path)) as raw:
+        with closing(sqlite.driver().connect(path)) as raw:
             rows = raw.execute("SELECT words FROM said").fetchall()
         assert {words for (words,) in rows} == set("01234567")
         assert pragma(path, "auto_vacuum") == 2
@@ -248,7 +248,7 @@ def test_a_process_may_begin_while_another_writes(tmp_path, monkeypatch):
     ended = threading.Event()
 
     def write() -> None:
-        with closing(sqlite.library().connect(path)) as raw:
+        with closing(sqlite.driver().connect(path)) as raw:
             raw.execute("CREATE TABLE said (words)")
             while not ended.is_set():
                 raw.execute("INSERT INTO said VALUES ('hello')")
@@ -353,7 +353,7 @@ class TestTheBackend:
 
     def test_a_transaction_that_cannot_begin_releases_the_lock(self, lock):
         with closing(
-            sqlite.library().connect(connection.settings_dict["NAME"], isolation_level=None)
+            sqlite.driver().connect(connection.settings_dict["NAME"], isolation_level=None)
         ) as other:
             other.execute("BEGIN IMMEDIATE")
             with connection.cursor() as cursor:
