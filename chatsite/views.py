@@ -2,8 +2,7 @@
 
 from __future__ import annotations
 
-from datetime import timedelta
-from typing import Any, Final
+from typing import Any
 
 from asgiref.sync import async_to_sync
 from django.contrib.auth.decorators import login_required
@@ -17,11 +16,8 @@ from django.views.decorators.cache import never_cache
 from django.views.decorators.csrf import ensure_csrf_cookie
 from django.views.decorators.http import require_safe
 
-from conversations.conf import get_conf
 from conversations.errors import Throttled
-from conversations.throttle import check_throttle, count_throttle, forgive_throttle, throttle_key
-
-_WINDOW: Final = timedelta(minutes=1)
+from conversations.throttle import count_login, forgive_login, login_limits
 
 
 @require_safe
@@ -41,25 +37,16 @@ class SignIn(LoginView):
     redirect_authenticated_user = True
 
     def post(self, request: HttpRequest, *args: Any, **kwargs: Any) -> Any:
-        limits = self._limits()
+        name, address = request.POST.get("username", ""), request.META.get("REMOTE_ADDR", "")
+        limits = login_limits(name=name, address=address)
         try:
-            async_to_sync(_count)(limits)
+            async_to_sync(count_login)(limits, now=timezone.now())
         except Throttled as refusal:
             return self._refuse(refusal)
         response: HttpResponseBase = super().post(request, *args, **kwargs)
         if request.user.is_authenticated:
-            async_to_sync(_forgive)(limits)
+            async_to_sync(forgive_login)(limits)
         return response
-
-    def _limits(self) -> dict[str, int]:
-        """As `POST /api/auth/login` has them: per name and address, and per address."""
-        name = self.request.POST.get("username", "").strip().lower()
-        address = self.request.META.get("REMOTE_ADDR", "")
-        limit = get_conf().login_attempts_per_minute
-        return {
-            throttle_key("login", name, address): limit,
-            throttle_key("login", address): limit * 10,
-        }
 
     def _refuse(self, refusal: Throttled) -> HttpResponseBase:
         form = AuthenticationForm(self.request)  # unbound: the password is not looked at
@@ -67,16 +54,3 @@ class SignIn(LoginView):
         return self.render_to_response(
             context, status=429, headers={"Retry-After": str(refusal.retry_after)}
         )
-
-
-async def _count(limits: dict[str, int]) -> None:
-    now = timezone.now()
-    for key, limit in limits.items():
-        await check_throttle(key, limit=limit, now=now)
-    for key, limit in limits.items():
-        await count_throttle(key, limit=limit, window=_WINDOW, now=now)
-
-
-async def _forgive(limits: dict[str, int]) -> None:
-    for key in limits:
-        await forgive_throttle(key)

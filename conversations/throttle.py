@@ -4,13 +4,16 @@ from __future__ import annotations
 
 import hashlib
 import math
+from collections.abc import Mapping
 from datetime import datetime, timedelta
 from typing import Any
 
 from conversations import lanes
+from conversations.conf import get_conf
 from conversations.errors import Throttled
 from conversations.models import Throttle
 
+_LOGIN_WINDOW = timedelta(minutes=1)
 _TABLE = Throttle._meta.db_table
 
 
@@ -61,3 +64,29 @@ def _refuse_until(value: Any, now: datetime) -> None:
     ends_at = lanes.to_moment(value)
     if ends_at is not None and ends_at > now:
         raise Throttled(retry_after=math.ceil((ends_at - now).total_seconds()))
+
+
+def login_limits(*, name: str, address: str) -> dict[str, int]:
+    """How many sign-ins may fail in a minute, by key: for a name from an address, and for it."""
+    limit = get_conf().login_attempts_per_minute
+    return {
+        throttle_key("login", name.strip().lower(), address): limit,
+        throttle_key("login", address): limit * 10,
+    }
+
+
+async def count_login(limits: Mapping[str, int], *, now: datetime) -> None:
+    """Count an attempt before its password is looked at: many may come at once.
+
+    Raises Throttled; `forgive_login` takes back the count of one that succeeds.
+    """
+    for key, limit in limits.items():
+        await check_throttle(key, limit=limit, now=now)
+    for key, limit in limits.items():
+        await count_throttle(key, limit=limit, window=_LOGIN_WINDOW, now=now)
+
+
+async def forgive_login(limits: Mapping[str, int]) -> None:
+    """A sign-in that succeeded does not count."""
+    for key in limits:
+        await forgive_throttle(key)

@@ -16,17 +16,11 @@ from conversations.api.schemas import ErrorOut, LoginIn, LoginOut, UserOut
 from conversations.conf import get_conf
 from conversations.errors import Unauthenticated
 from conversations.ids import user_uuid
-from conversations.throttle import (
-    check_throttle,
-    count_throttle,
-    forgive_throttle,
-    throttle_key,
-)
+from conversations.throttle import count_login, forgive_login, login_limits
 from conversations.tokens import issue_token, revoke_token
 
 router = Router(tags=["Sign-in"])
 
-_WINDOW = timedelta(minutes=1)
 _SAME_EMAIL_AT_MOST = 3
 
 
@@ -35,20 +29,12 @@ async def login(request: HttpRequest, payload: LoginIn) -> dict[str, Any]:
     """Exchange a password for an access token."""
     conf, now = get_conf(), timezone.now()
     name = (payload.email or payload.username or "").strip()
-    address = request.META.get("REMOTE_ADDR", "")
-    limits = {
-        throttle_key("login", name.lower(), address): conf.login_attempts_per_minute,
-        throttle_key("login", address): conf.login_attempts_per_minute * 10,
-    }
-    for key, limit in limits.items():
-        await check_throttle(key, limit=limit, now=now)
-    for key, limit in limits.items():  # before the password is looked at: many may come at once
-        await count_throttle(key, limit=limit, window=_WINDOW, now=now)
+    limits = login_limits(name=name, address=request.META.get("REMOTE_ADDR", ""))
+    await count_login(limits, now=now)
     user = await lanes.call(_find_user, payload, name)
     if user is None:
         raise Unauthenticated("The name or the password is wrong.")
-    for key in limits:
-        await forgive_throttle(key)
+    await forgive_login(limits)
     token = await lanes.call(
         issue_token,
         user=user,
