@@ -46,11 +46,11 @@ bench: dev ## the benchmarks (minutes)
 	$(PY) -m benchmarks.session_ops
 	$(PY) -m benchmarks.turn_overhead
 
-lock: dev ## compile requirements*.txt from the .in files
+lock: venv ## compile requirements*.txt from the .in files
 	@$(PY) -m pip install --quiet --disable-pip-version-check uv
-	$(VENV)/bin/uv pip compile --generate-hashes --universal --python-version 3.11 \
+	$(VENV)/bin/uv pip compile --generate-hashes --no-strip-extras --universal --python-version 3.11 \
 		--custom-compile-command "make lock" requirements.in -o requirements.txt
-	$(VENV)/bin/uv pip compile --generate-hashes --universal --python-version 3.11 \
+	$(VENV)/bin/uv pip compile --generate-hashes --no-strip-extras --universal --python-version 3.11 \
 		--custom-compile-command "make lock" requirements-dev.in -o requirements-dev.txt
 
 clean: ## remove the environment and every cache; your data and .env stay
