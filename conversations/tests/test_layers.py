@@ -18,7 +18,7 @@ FLOORS: dict[int, str] = {
     3: "assistant agents_session tokens throttle",  # the agent, its memory, who may come in
     2: "store history",  # the rows of one session, by hand-written SQL
     1: "models lanes items",  # tables, the way to them, an item as a row
-    0: "errors events ids conf sqlite",  # words: no HTTP, no ORM
+    0: "errors events ids conf sqlite processes",  # words: no HTTP, no ORM
 }
 
 # Who may know which library; a name stands for a module or a whole package.
