@@ -141,7 +141,7 @@ class TurnSession(AgentSession):
 
     The user's row, stored when the turn began, is adopted by the first batch. The answer is one
     shown row: when the assistant speaks again after a tool, the new row holds all of it and the
-    earlier one stays for the model only. What could not be read or written is told by `warning`.
+    earlier one stays for the model only. What could not be read or written is told by `warnings`.
     """
 
     def __init__(
@@ -154,13 +154,14 @@ class TurnSession(AgentSession):
     ) -> None:
         super().__init__(agent_session_id)
         self.lease = lease
-        self.warning = ""
+        self.warnings: list[str] = []
         self.answer_id: UUID | None = None
         self.answer_text = ""
         self._window: Memory | None = window
         self._user_message_id: UUID | None = user_message_id
         self._unsaved: list[Row] = []
         self._usage: Usage | None = None
+        self._is_in_doubt = False
 
     async def get_items(
         self, limit: int | None = None, *, wrapper: RunContextWrapper[Any] | None = None
@@ -191,7 +192,7 @@ class TurnSession(AgentSession):
             await self.flush()
 
     async def flush(self) -> None:
-        """Store what is not stored yet; where that fails, `warning` says so."""
+        """Store what is not stored yet; where that fails, `warnings` say so."""
         batch = self.unsaved()
         if batch is None:
             return
@@ -201,6 +202,7 @@ class TurnSession(AgentSession):
                 lambda db: log.append_for_turn(db, lease=self.lease, batch=batch, now=now)
             )
         except StoreError as error:
+            self._is_in_doubt = True  # it may have been stored although we did not hear of it
             self.warn(NOT_SAVED, error)
         else:
             self.saved(batch)
@@ -227,6 +229,7 @@ class TurnSession(AgentSession):
             adopt=adopt,
             replaces=self.answer_id if answer_id != self.answer_id else None,
             usage=self._usage if rows else None,
+            is_in_doubt=self._is_in_doubt,
             answer_id=answer_id,
             answer_text=answer_text,
         )
@@ -234,8 +237,9 @@ class TurnSession(AgentSession):
     def saved(self, batch: log.Batch) -> None:
         """The batch is stored."""
         del self._unsaved[: len(batch.rows) + (batch.adopt is not None)]
-        if self.warning == NOT_SAVED:
-            self.warning = ""
+        self._is_in_doubt = False
+        if NOT_SAVED in self.warnings:
+            self.warnings.remove(NOT_SAVED)
         if batch.adopt is not None:
             self._user_message_id = None
         self.answer_id, self.answer_text = batch.answer_id, batch.answer_text
@@ -243,11 +247,12 @@ class TurnSession(AgentSession):
     def warn(self, warning: str, error: Exception) -> None:
         """Remember the sentence the person is told; the log gets ids and the error's kind."""
         logger.warning("turn %s: %s (%s)", self.lease.turn_id, warning, type(error).__name__)
-        self.warning = warning
+        if warning not in self.warnings:
+            self.warnings.append(warning)
 
     async def _opening(self, window: Memory) -> list[TResponseInputItem]:
         if window.unreadable:
-            self.warning = SESSION_CORRUPTED
+            self.warnings.append(SESSION_CORRUPTED)
             try:
                 await self._quarantine(window)
             except StoreError as error:

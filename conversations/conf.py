@@ -26,6 +26,7 @@ class Conf:
     chat_max_queued_turns: int = 5
     chat_lease_seconds: float = 15
     chat_store_budget_seconds: float = 1.5
+    chat_events_kept_seconds: float = 600
     chat_heartbeat_seconds: float = 15
     access_token_days: int = 30
     login_attempts_per_minute: int = 10

@@ -64,6 +64,12 @@ class IdempotencyConflict(Conflict):
     code = "idempotency_conflict"
 
 
+class EventsGone(Conflict):
+    """What this turn told is no longer kept word by word; read the conversation instead."""
+
+    code = "events_gone"
+
+
 class Invalid(ConversationsError):
     """Something in the request is not valid."""
 

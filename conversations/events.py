@@ -6,8 +6,10 @@ then exactly one of `TurnCompleted`, `TurnFailed`.
 
 from __future__ import annotations
 
+import json
+from collections.abc import Iterable
 from dataclasses import dataclass, field
-from typing import Final, Literal
+from typing import Any, Final, Literal
 from uuid import UUID
 
 # The sentences a person may read beside an answer (CONTRACT, "The message stream")
@@ -93,3 +95,44 @@ class TurnFailed:
 
 
 TurnEvent = TurnQueued | TurnRunning | ContentDelta | ToolCalled | TurnCompleted | TurnFailed
+
+
+_encode: Final = json.JSONEncoder(separators=(",", ":")).encode
+
+
+def encode_events(events: Iterable[TurnEvent]) -> str:
+    """Events as JSON text, ASCII only; the closing event is not among them: its row tells it."""
+    return _encode([_plain(event) for event in events])
+
+
+def decode_events(text: str, *, turn_id: UUID) -> list[TurnEvent]:
+    """What `encode_events` wrote of that turn. Raises ValueError for anything else."""
+    try:
+        return [_event(value, turn_id) for value in json.loads(text)]
+    except (TypeError, KeyError, RecursionError) as error:
+        raise ValueError("not recorded events") from error
+
+
+def _plain(event: TurnEvent) -> Any:
+    match event:
+        case ContentDelta(text=text, warning=""):
+            return text  # nearly all of them
+        case ContentDelta(text=text, warning=warning):
+            return {"text": text, "warning": warning}
+        case ToolCalled(name=name, call_id=call_id, status=status):
+            return {"tool": name, "call_id": call_id, "status": status}
+        case TurnQueued(ahead=ahead):
+            return {"ahead": ahead}
+        case TurnRunning():
+            return {}
+    raise ValueError("a closing event is not recorded")
+
+
+def _event(value: Any, turn_id: UUID) -> TurnEvent:
+    if isinstance(value, str):
+        return ContentDelta(value)
+    if "text" in value:
+        return ContentDelta(value["text"], value["warning"])
+    if "tool" in value:
+        return ToolCalled(value["tool"], value["call_id"], value["status"])
+    return TurnQueued(turn_id, value["ahead"]) if "ahead" in value else TurnRunning(turn_id)

@@ -64,6 +64,11 @@ def row_from_item(item: Mapping[str, Any]) -> Row:
     )
 
 
+def note_row(text: str) -> Row:
+    """A hidden word to the model about the conversation, such as that an answer was cut short."""
+    return Row("message", "system", agent_item=encode_item({"role": "system", "content": text}))
+
+
 def message_text(item: Mapping[str, Any]) -> str:
     """The plain text of a message item."""
     content = item.get("content")

@@ -115,7 +115,9 @@ class ChatTurn(models.Model):
     idempotency_key = models.CharField(max_length=255, null=True, blank=True)  # noqa: DJ001 - NULLs are distinct
 
     lease_owner = models.CharField(max_length=64, blank=True)
-    lease_expires_at = models.DateTimeField(null=True)
+    lease_until = models.BigIntegerField(
+        null=True, help_text="In milliseconds of the lease clock, which is not the wall clock."
+    )
     fence = models.BigIntegerField(default=0)
 
     model = models.CharField(max_length=200, blank=True)
@@ -124,7 +126,10 @@ class ChatTurn(models.Model):
     output_tokens = models.PositiveBigIntegerField(default=0)
     error_code = models.CharField(max_length=50, blank=True)
     warning = models.CharField(max_length=500, blank=True)
-    partial = models.TextField(blank=True, help_text="Checkpoint of an answer under way.")
+    event_count = models.PositiveIntegerField(
+        default=0, help_text="The number of the closing event, once there is one."
+    )
+    stop_requested_at = models.DateTimeField(null=True)
     user_message_id = models.UUIDField(null=True)
     answer_message_id = models.UUIDField(null=True)
 
@@ -158,7 +163,7 @@ class ChatTurn(models.Model):
                 name="chat_turn_known_status",
             ),
             models.CheckConstraint(
-                condition=~Q(status="running") | Q(lease_expires_at__isnull=False),
+                condition=~Q(status="running") | Q(lease_until__isnull=False),
                 name="chat_turn_running_has_lease",
             ),
         )
@@ -177,6 +182,27 @@ class ChatTurn(models.Model):
 
     def __str__(self) -> str:
         return f"turn {self.number} of {self.session_id}"
+
+
+class RecordedEvents(models.Model):
+    """Some events of a turn in their order, kept so that its stream can be picked up again.
+
+    They go a while after the turn has ended.
+    """
+
+    pk = models.CompositePrimaryKey("turn_id", "first_number")
+    turn = models.ForeignKey(
+        ChatTurn,
+        on_delete=models.CASCADE,
+        related_name="recorded_events",
+        db_index=False,  # the primary key begins with it
+    )
+    first_number = models.PositiveIntegerField()
+    last_number = models.PositiveIntegerField()
+    events = models.TextField(help_text="JSON, as `events.encode_events` writes it.")
+
+    def __str__(self) -> str:
+        return f"events {self.first_number} to {self.last_number} of {self.turn_id}"
 
 
 class ChatMessage(models.Model):

@@ -13,8 +13,8 @@ from django.utils import timezone
 from conversations import lanes, turns
 from conversations.errors import ThreadHeld, ThreadNotFound
 from conversations.ids import agent_session_id, new_id
-from conversations.models import ChatMessage, ChatSession, ChatTurn
-from conversations.store import log, threads, tickets
+from conversations.models import ChatMessage, ChatSession, ChatTurn, RecordedEvents
+from conversations.store import closing, log, threads
 from conversations.store.threads import ThreadRow
 
 
@@ -75,7 +75,7 @@ async def clear_thread(*, session_id: UUID, owner_id: Any) -> int:
 
     def clear(db: lanes.Database) -> int:
         _deletable(db, session_id=session_id, owner_id=owner_id)
-        tickets.interrupt_all(db, session_id=session_id, now=now)
+        closing.interrupt_all(db, session_id=session_id, now=now)
         return log.clear(db, agent_session_id=name, now=now)
 
     return await lanes.write(clear)
@@ -105,6 +105,7 @@ def _delete(session_id: UUID, owner_id: Any) -> None:
         if session.hold:
             raise ThreadHeld
         ChatMessage.objects.filter(session=session)._raw_delete(using="default")
+        RecordedEvents.objects.filter(turn__session=session)._raw_delete(using="default")
         ChatTurn.objects.filter(session=session)._raw_delete(using="default")
         ChatSession.objects.filter(id=session_id)._raw_delete(using="default")
 

@@ -12,14 +12,15 @@ from ninja.security.base import AuthBase
 from ninja.utils import check_csrf
 
 from conversations import lanes
-from conversations.errors import CsrfFailed, Unauthenticated
-from conversations.tokens import Principal, authenticate_token
+from conversations.errors import CsrfFailed, StoreError, Unauthenticated
+from conversations.tokens import Principal, authenticate_token, read_signed
 
 
 class TokenOrSession(AuthBase):
     """With an Authorization header only the token counts; without one, the session cookie.
 
-    Raises Unauthenticated, CsrfFailed, StoreError.
+    Where it `is_enough` that a token is `signed`, one is let in unverified while the store is away:
+    for what touches no store. Raises Unauthenticated, CsrfFailed, StoreError.
     """
 
     openapi_type = "http"
@@ -29,13 +30,22 @@ class TokenOrSession(AuthBase):
         "session cookie and X-CSRFToken instead."
     )
 
+    def __init__(self, *, is_enough_signed: bool = False) -> None:
+        super().__init__()
+        self._is_enough_signed = is_enough_signed
+
     async def __call__(self, request: HttpRequest) -> Principal:
         header = request.META.get("HTTP_AUTHORIZATION")
         if header is not None:
             scheme, _, token = header.partition(" ")
             if scheme.lower() != "bearer":
                 raise Unauthenticated
-            return await authenticate_token(token.strip())
+            try:
+                return await authenticate_token(token.strip())
+            except StoreError:
+                if not self._is_enough_signed:
+                    raise
+                return read_signed(token.strip())
         key = request.COOKIES.get(settings.SESSION_COOKIE_NAME)
         if not key:
             raise Unauthenticated

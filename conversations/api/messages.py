@@ -1,4 +1,4 @@
-"""Saying something: the answer streams back; and how a turn went."""
+"""Saying something: the answer streams back."""
 
 from __future__ import annotations
 
@@ -7,19 +7,17 @@ from typing import Annotated, Any, Final
 from django.http import HttpRequest, StreamingHttpResponse
 from ninja import Header, Router
 
-from conversations import lanes, turns
-from conversations.api.auth import principal
-from conversations.api.schemas import ErrorOut, MessageIn, TurnOut
-from conversations.api.sse import stream_response, usage_payload
+from conversations import turns
+from conversations.api.auth import TokenOrSession, principal
+from conversations.api.schemas import ErrorOut, MessageIn
+from conversations.api.sse import stream_response
 from conversations.api.threads import thread_uuid
-from conversations.errors import Invalid, TurnNotFound
-from conversations.events import Usage
-from conversations.ids import is_storable, parse_uuid
-from conversations.store.threads import find_turn
+from conversations.errors import Invalid
+from conversations.ids import is_storable
 
 router = Router(tags=["Messages"])
 
-_STREAM: Final = {
+STREAM: Final[dict[str, Any]] = {
     "responses": {
         200: {
             "description": "The answer, as it is written: see docs/api.md for the frames.",
@@ -33,7 +31,8 @@ _STREAM: Final = {
 @router.post(
     "/{thread_id}/messages",
     response={(401, 403, 404, 409, 413, 422, 429, 503): ErrorOut},
-    openapi_extra=_STREAM,
+    openapi_extra=STREAM,
+    auth=TokenOrSession(is_enough_signed=True),
 )
 async def post_message(
     request: HttpRequest,
@@ -43,46 +42,17 @@ async def post_message(
 ) -> StreamingHttpResponse:
     """Say something; the answer streams back as server-sent events.
 
-    Refusals are plain JSON, before the stream opens.
+    Refusals are plain JSON, before the stream opens. While the store is away there is an answer all
+    the same, with a warning.
     """
     if not is_storable(idempotency_key):
         raise Invalid(fields=[{"field": "Idempotency-Key", "message": "is not valid text"}])
+    who = principal(request)
     turn = await turns.send(
         session_id=thread_uuid(thread_id),
-        owner_id=principal(request).user_id,
+        owner_id=who.user_id,
         text=payload.text,
         idempotency_key=idempotency_key or None,
+        is_verified=who.is_verified,
     )
     return stream_response(turn)
-
-
-@router.get(
-    "/{thread_id}/turns/{turn_id}",
-    response={200: TurnOut, (401, 403, 404, 503): ErrorOut},
-)
-async def get_turn(request: HttpRequest, thread_id: str, turn_id: str) -> dict[str, Any]:
-    """How a turn stands or ended, and what it cost."""
-    session_id, found = thread_uuid(thread_id), parse_uuid(turn_id)
-    if found is None:
-        raise TurnNotFound
-    owner_id = principal(request).user_id
-    turn = await lanes.read(
-        lambda db: find_turn(db, session_id=session_id, owner_id=owner_id, turn_id=found)
-    )
-    usage = Usage(turn.requests, turn.input_tokens, turn.output_tokens)
-    return {
-        "turn_id": turn.id,
-        "thread_id": session_id,
-        "status": turn.status,
-        "ahead": turn.ahead if turn.status == "queued" else 0,
-        "model": turn.model,
-        "usage": usage_payload(usage),
-        "error": turn.error_code or None,
-        "warning": turn.warning or None,
-        "message_id": turn.answer_message_id,
-        "user_message_id": turn.user_message_id,
-        "queued_at": turn.queued_at,
-        "started_at": turn.started_at,
-        "first_token_at": turn.first_token_at,
-        "finished_at": turn.finished_at,
-    }

@@ -194,6 +194,11 @@ class TurnOut(Schema):
     finished_at: datetime | None
 
 
+class StopOut(Schema):
+    turn_id: UUID
+    status: Literal["queued", "running", "completed", "failed", "cancelled", "interrupted"]
+
+
 class ErrorDetail(Schema):
     code: str
     message: str

@@ -22,16 +22,17 @@ from conversations.events import (
     TurnRunning,
     Usage,
 )
+from conversations.turns.follow import FollowedTurn
 from conversations.turns.live import LiveTurn
 
 _encode = json.JSONEncoder(separators=(",", ":")).encode
 _encode_text = json.encoder.encode_basestring_ascii
 
 
-def stream_response(turn: LiveTurn) -> StreamingHttpResponse:
-    """The turn's stream, from its first event to `[DONE]`."""
+def stream_response(turn: LiveTurn | FollowedTurn, *, after: int = 0) -> StreamingHttpResponse:
+    """The turn's stream, from event `after` + 1 to `[DONE]`."""
     response = StreamingHttpResponse(
-        stream(turn, heartbeat=get_conf().chat_heartbeat_seconds),
+        stream(turn, after=after, heartbeat=get_conf().chat_heartbeat_seconds),
         content_type="text/event-stream; charset=utf-8",
     )
     response["X-Turn-Id"] = str(turn.id)
@@ -40,20 +41,29 @@ def stream_response(turn: LiveTurn) -> StreamingHttpResponse:
     return response
 
 
-async def stream(turn: LiveTurn, *, after: int = 0, heartbeat: float = 15) -> AsyncIterator[bytes]:
-    """Numbered frames, comments while nothing happens, and `[DONE]` after the closing frame."""
-    number = after
+async def stream(
+    turn: LiveTurn | FollowedTurn, *, after: int = 0, heartbeat: float = 15
+) -> AsyncIterator[bytes]:
+    """Numbered frames, comments while nothing happens, and `[DONE]` after the closing frame.
+
+    A closing frame that is not the turn's own has no number, nor has what follows it: whoever comes
+    back then goes on where the numbers ended.
+    """
+    number: int | None = after
     async for batch in turn.listen(after=after, heartbeat=heartbeat):
         if not batch:
             yield b": waiting\n\n"
             continue
         number = batch[-1][0]
         yield "".join([frame(index, event) for index, event in batch]).encode()
-    yield f"id: {number + 1}\ndata: [DONE]\n\n".encode()
+    done = "data: [DONE]\n\n"
+    yield (done if number is None else f"id: {number + 1}\n{done}").encode()
 
 
-def frame(number: int, event: TurnEvent) -> str:
+def frame(number: int | None, event: TurnEvent) -> str:
     """One event. JSON is ASCII without line breaks, so nothing in it can begin another frame."""
+    if number is None:
+        return f"data: {_encode(payload(event))}\n\n"
     if type(event) is ContentDelta and not event.warning:  # nearly all of them
         return f'id: {number}\ndata: {{"content":{_encode_text(event.text)}}}\n\n'
     return f"id: {number}\ndata: {_encode(payload(event))}\n\n"

@@ -1,18 +1,26 @@
-"""Ends of turns that their process does not tell: nothing said is lost, what was cut is marked.
+"""How turns end before their answer is whole: nothing said is lost, what was cut is marked.
 
+People see the part that was written; the model is given it too, and told that it was cut short.
 All of it runs under the session's row lock.
 """
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from collections.abc import Sequence
+from dataclasses import dataclass, field
 from datetime import datetime
-from typing import Any
+from typing import Any, Final
 from uuid import UUID
 
-from conversations.items import Row, encode_item
-from conversations.lanes import Database, from_moment, from_uuid
-from conversations.store.log import MESSAGE, SESSION, TURN, insert_rows
+from conversations.items import Row, encode_item, note_row
+from conversations.lanes import Database, from_moment, from_uuid, to_uuid
+from conversations.store.leases import LIVE
+from conversations.store.log import MESSAGE, SESSION, TURN, counts_of, insert_rows
+from conversations.store.records import recorded_answer
+from conversations.store.titles import give_title
+
+STOPPED: Final = "The user stopped the previous answer before it was complete."
+CUT_SHORT: Final = "The previous answer was cut short before it was complete."
 
 
 @dataclass(frozen=True, slots=True)
@@ -27,9 +35,41 @@ class LockedSession:
     fence: int
 
 
-def lock_session(db: Database, *, session_id: UUID, owner_id: Any = None) -> LockedSession | None:
-    """Hold the session's row until the transaction ends; None where there is none of that owner."""
-    lock = "" if db.is_sqlite else " FOR UPDATE"
+@dataclass(frozen=True, slots=True)
+class Cut:
+    """What an answer that was cut short leaves to store.
+
+    `rows` are new ones; `answer_id` is the row people see, new or stored before a tool ran, whose
+    text then becomes `corrected`.
+    """
+
+    rows: list[Row] = field(default_factory=list)
+    answer_id: UUID | None = None
+    corrected: str | None = None
+
+
+def cut_answer(*, said: str, stored_id: UUID | None, stored_text: str, note: str) -> Cut:
+    """The rest of an answer of which `said` was written and `stored_text` is in the log already."""
+    rest = said.removeprefix(stored_text) if said.startswith(stored_text) else said
+    item = encode_item({"role": "assistant", "content": rest}) if rest else None
+    notes = [note_row(note)] if note else []
+    if stored_id is not None:
+        hidden = [Row("message", "assistant", agent_item=item)] if item else []
+        return Cut([*hidden, *notes], stored_id, said if said != stored_text else None)
+    if not rest:
+        return Cut(notes)
+    shown = Row("message", "assistant", text=said, shown=True, incomplete=True, agent_item=item)
+    return Cut([shown, *notes], shown.id)
+
+
+def lock_session(
+    db: Database, *, session_id: UUID, owner_id: Any = None, locks: bool = True
+) -> LockedSession | None:
+    """Hold the session's row until the transaction ends; None where there is none of that owner.
+
+    Without `locks` it is only read.
+    """
+    lock = " FOR UPDATE" if locks and not db.is_sqlite else ""
     owner, params = "", [from_uuid(session_id, is_sqlite=db.is_sqlite)]
     if owner_id is not None:
         owner = " AND owner_id = %s"
@@ -60,6 +100,42 @@ def close(
     for turn_id, current in turns:
         end = _close_unstarted if current == "queued" else _close_running
         end(db, session, key=turn_id, status=status, error_code=error_code, now=now)
+    if turns:
+        give_title(db, session.id)
+
+
+def give_up(
+    db: Database, *, turn_id: UUID, process: str, status: str, error_code: str, now: datetime
+) -> UUID | None:
+    """Close a turn of this process that will not run, queued or just started; what was said stays.
+
+    Returns the id of the person's message. A turn that has ended already, or that another process
+    has adopted, is left as it is.
+    """
+    key = from_uuid(turn_id, is_sqlite=db.is_sqlite)
+    row = db.one(f"SELECT session_id FROM {TURN} WHERE id = %s", (key,))
+    session = row and lock_session(db, session_id=to_uuid(row[0]))
+    if not session:
+        return None
+    rows = db.all(
+        f"SELECT id, status FROM {TURN} WHERE id = %s AND lease_owner = %s AND {LIVE}",
+        (key, process),
+    )
+    close(db, session, rows, status=status, error_code=error_code, now=now)
+    (message_id,) = db.one(f"SELECT user_message_id FROM {TURN} WHERE id = %s", (key,))
+    return to_uuid(message_id) if message_id else None
+
+
+def interrupt_all(db: Database, *, session_id: UUID, now: datetime) -> None:
+    """Take the conversation away from whoever runs or waits in it, on any machine."""
+    session = lock_session(db, session_id=session_id)
+    if session is None:
+        return
+    rows = db.all(
+        f"SELECT id, status FROM {TURN} WHERE session_id = %s AND {LIVE} ORDER BY number",
+        (session.id,),
+    )
+    interrupt(db, session, rows, now=now)
 
 
 def row_of(text: str) -> Row:
@@ -67,9 +143,22 @@ def row_of(text: str) -> Row:
     return Row(kind="message", role="user", text=text, shown=True)
 
 
-def partial_row(text: str) -> Row:
-    """What an answer that was cut short leaves for people to read."""
-    return Row(kind="message", role="assistant", text=text, shown=True, incomplete=True)
+def remember_the_question(db: Database, *, session_id: Any, turn_id: Any) -> None:
+    """The model is to know what was asked, although the run came to store nothing.
+
+    The keys are as the engine stores them.
+    """
+    for message_id, said in db.all(
+        f"SELECT id, text FROM {MESSAGE} WHERE turn_id = %s AND role = 'user' AND shown = %s"
+        " AND agent_item IS NULL",
+        (turn_id, True),
+    ):
+        item = encode_item({"content": said, "role": "user"})  # as the SDK makes it of a text
+        db.run(f"UPDATE {MESSAGE} SET agent_item = %s WHERE id = %s", (item, message_id))
+        db.run(
+            f"UPDATE {SESSION} SET remembered_count = remembered_count + 1 WHERE id = %s",
+            (session_id,),
+        )
 
 
 def _close_unstarted(
@@ -77,10 +166,10 @@ def _close_unstarted(
 ) -> None:
     (said,) = db.one(f"SELECT input FROM {TURN} WHERE id = %s", (key,))
     user_row = row_of(said)
-    _append_shown(db, session, turn_id=key, row=user_row, now=now)
+    append_rows(db, session_id=session.id, turn_id=key, rows=[user_row], now=now)
     db.run(
         f"UPDATE {TURN} SET status = %s, error_code = %s, input = '', user_message_id = %s,"
-        " finished_at = %s WHERE id = %s",
+        " event_count = 2, finished_at = %s WHERE id = %s",  # it waited, and it ended
         (
             status,
             error_code,
@@ -95,75 +184,70 @@ def _close_running(
     db: Database, session: LockedSession, *, key: Any, status: str, error_code: str, now: datetime
 ) -> None:
     """Close a started turn: the fence moves on, so that its process can write no more."""
-    partial, input_tokens, output_tokens = db.one(
-        f"SELECT partial, input_tokens, output_tokens FROM {TURN} WHERE id = %s", (key,)
+    lock = "" if db.is_sqlite else " FOR UPDATE"  # a record on its way comes first
+    input_tokens, output_tokens = db.one(
+        f"SELECT input_tokens, output_tokens FROM {TURN} WHERE id = %s{lock}", (key,)
     )
     db.run(
         f"UPDATE {SESSION} SET fence = fence + 1, input_tokens = input_tokens + %s,"
         " output_tokens = output_tokens + %s WHERE id = %s",
         (input_tokens, output_tokens, session.id),
     )
-    _remember_the_question(db, session, turn_id=key)
-    answer_id = _keep_partial(db, session, turn_id=key, partial=partial, now=now)
-    db.run(
-        f"UPDATE {TURN} SET status = %s, error_code = %s, partial = '', answer_message_id = %s,"
-        " finished_at = %s WHERE id = %s",
-        (status, error_code, answer_id, from_moment(now, is_sqlite=db.is_sqlite), key),
-    )
-
-
-def _remember_the_question(db: Database, session: LockedSession, *, turn_id: Any) -> None:
-    """The model is to know what was asked, although the run came to store nothing."""
-    for message_id, said in db.all(
-        f"SELECT id, text FROM {MESSAGE} WHERE turn_id = %s AND role = 'user' AND shown = %s"
-        " AND agent_item IS NULL",
-        (turn_id, True),
-    ):
-        item = encode_item({"content": said, "role": "user"})  # as the SDK makes it of a text
-        db.run(f"UPDATE {MESSAGE} SET agent_item = %s WHERE id = %s", (item, message_id))
-        db.run(
-            f"UPDATE {SESSION} SET remembered_count = remembered_count + 1 WHERE id = %s",
-            (session.id,),
-        )
-
-
-def _keep_partial(
-    db: Database, session: LockedSession, *, turn_id: Any, partial: str, now: datetime
-) -> Any:
-    """One shown row with the most that is known of a cut answer; its id as the engine stores it."""
-    shown = db.one(
+    remember_the_question(db, session_id=session.id, turn_id=key)
+    said, last_number = recorded_answer(db, turn_id=to_uuid(key))
+    stored = db.one(
         f"SELECT id, text FROM {MESSAGE} WHERE turn_id = %s AND role = 'assistant' AND shown = %s",
-        (turn_id, True),
+        (key, True),
     )
-    if shown and len(shown[1]) >= len(partial):  # stored after the last checkpoint
-        db.run(f"UPDATE {MESSAGE} SET incomplete = %s WHERE id = %s", (True, shown[0]))
-        return shown[0]
-    if not partial:
-        return None
-    if shown:  # what was said before a tool: the partial text holds it too
-        db.run(f"UPDATE {MESSAGE} SET shown = %s WHERE id = %s", (False, shown[0]))
-        db.run(
-            f"UPDATE {SESSION} SET message_count = message_count - 1 WHERE id = %s", (session.id,)
-        )
-    row = partial_row(partial)
-    _append_shown(db, session, turn_id=turn_id, row=row, now=now)
-    return from_uuid(row.id, is_sqlite=db.is_sqlite)
+    stored_id, stored_text = (to_uuid(stored[0]), stored[1]) if stored else (None, "")
+    if len(said) < len(stored_text):  # stored after the last record
+        said = stored_text
+    note = STOPPED if status == "cancelled" else CUT_SHORT if said else ""
+    cut = cut_answer(said=said, stored_id=stored_id, stored_text=stored_text, note=note)
+    append_rows(db, session_id=session.id, turn_id=key, rows=cut.rows, now=now)
+    answer_key = from_uuid(cut.answer_id, is_sqlite=db.is_sqlite)
+    if stored_id is not None:
+        mark_cut(db, key=answer_key, corrected=cut.corrected)
+    db.run(
+        f"UPDATE {TURN} SET status = %s, error_code = %s, event_count = %s,"
+        " answer_message_id = %s, finished_at = %s WHERE id = %s",
+        (
+            status,
+            error_code,
+            last_number + 1,
+            answer_key,
+            from_moment(now, is_sqlite=db.is_sqlite),
+            key,
+        ),
+    )
 
 
-def _append_shown(
-    db: Database, session: LockedSession, *, turn_id: Any, row: Row, now: datetime
+def mark_cut(db: Database, *, key: Any, corrected: str | None) -> None:
+    """An answer stored before a tool ran is not whole; people see all that was said of it."""
+    db.run(f"UPDATE {MESSAGE} SET incomplete = %s WHERE id = %s", (True, key))
+    if corrected is not None:
+        db.run(f"UPDATE {MESSAGE} SET text = %s WHERE id = %s", (corrected, key))
+
+
+def append_rows(
+    db: Database, *, session_id: Any, turn_id: Any, rows: Sequence[Row], now: datetime
 ) -> None:
-    (position,) = db.one(
-        f"UPDATE {SESSION} SET last_position = last_position + 1,"
-        " message_count = message_count + 1 WHERE id = %s RETURNING last_position",
-        (session.id,),
+    """Add rows at the end of a session; the keys are as the engine stores them."""
+    if not rows:
+        return
+    remembered, shown = counts_of(rows)
+    (last_position,) = db.one(
+        f"UPDATE {SESSION} SET last_position = last_position + %s,"
+        " remembered_count = remembered_count + %s, message_count = message_count + %s"
+        " WHERE id = %s RETURNING last_position",
+        (len(rows), remembered, shown, session_id),
     )
     insert_rows(
         db,
-        session_id=session.id,
+        session_id=session_id,
         turn_id=turn_id,
-        first_position=position,
-        rows=[row],
+        first_position=last_position - len(rows) + 1,
+        rows=rows,
         moment=from_moment(now, is_sqlite=db.is_sqlite),
     )
 

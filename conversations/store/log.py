@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from datetime import datetime
 from typing import Any, Final
 from uuid import UUID
@@ -12,12 +12,13 @@ from conversations.errors import LeaseLost
 from conversations.events import Usage
 from conversations.ids import new_id
 from conversations.items import Memory, Row, decode_item, decode_rows
-from conversations.lanes import Database, from_moment, from_uuid
-from conversations.models import ChatMessage, ChatSession, ChatTurn
+from conversations.lanes import Database, from_moment, from_uuid, to_uuid
+from conversations.models import ChatMessage, ChatSession, ChatTurn, RecordedEvents
 
 SESSION: Final = ChatSession._meta.db_table
 TURN: Final = ChatTurn._meta.db_table
 MESSAGE: Final = ChatMessage._meta.db_table
+EVENTS: Final = RecordedEvents._meta.db_table
 
 _INSERT_MESSAGES: Final = (
     f"INSERT INTO {MESSAGE} (id, session_id, position, turn_id, kind, role, call_id, text, shown,"
@@ -51,7 +52,8 @@ class Batch:
 
     `adopt` fills the memory of the user's row, stored when the turn began. `replaces` is the
     shown row of an earlier piece of this answer: the batch holds the whole of it, in the row
-    `answer_id`. `usage` is what the turn has used so far.
+    `answer_id`. `usage` is what the turn has used so far. A batch is in doubt when it was sent
+    before and nobody knows whether it was stored.
     """
 
     rows: Sequence[Row]
@@ -60,6 +62,7 @@ class Batch:
     usage: Usage | None = None
     answer_id: UUID | None = None
     answer_text: str = ""
+    is_in_doubt: bool = False
 
 
 def append(
@@ -70,7 +73,7 @@ def append(
     All or nothing; positions are taken under the session's row lock.
     """
     moment = from_moment(now, is_sqlite=db.is_sqlite)
-    remembered, shown = _counts(rows)
+    remembered, shown = counts_of(rows)
     counts = (len(rows), remembered, shown, usage.input_tokens, usage.output_tokens)
     params = (*counts, moment, moment, agent_session_id)
     found = db.one(_RESERVE_BY_NAME, params)
@@ -118,10 +121,12 @@ def create_session(
 
 def append_for_turn(db: Database, *, lease: Lease, batch: Batch, now: datetime) -> None:
     """Add a batch of a running turn; raises LeaseLost when it is no longer this process's."""
-    rows, adopt, replaces, usage = batch.rows, batch.adopt, batch.replaces, batch.usage
     session_id = from_uuid(lease.session_id, is_sqlite=db.is_sqlite)
+    if batch.is_in_doubt:
+        batch = _without_stored(db, session_id=session_id, batch=batch)
+    rows, adopt, replaces, usage = batch.rows, batch.adopt, batch.replaces, batch.usage
     moment = from_moment(now, is_sqlite=db.is_sqlite)
-    remembered, shown = _counts(rows)
+    remembered, shown = counts_of(rows)
     found = db.one(
         _RESERVE_BY_FENCE,
         (
@@ -168,6 +173,36 @@ def append_for_turn(db: Database, *, lease: Lease, batch: Batch, now: datetime) 
                 from_uuid(lease.turn_id, is_sqlite=db.is_sqlite),
             ),
         )
+
+
+def _without_stored(db: Database, *, session_id: Any, batch: Batch) -> Batch:
+    """What is left of a batch in doubt, once a transaction that may have brought it is over."""
+    on_sqlite = db.is_sqlite
+    if not on_sqlite:
+        db.one(f"SELECT 1 FROM {SESSION} WHERE id = %s FOR UPDATE", (session_id,))
+    keys = [from_uuid(row.id, is_sqlite=on_sqlite) for row in batch.rows]
+    keys += [from_uuid(batch.adopt[0], is_sqlite=on_sqlite)] if batch.adopt else []
+    marks = ", ".join(["%s"] * len(keys))
+    found = db.all(
+        f"SELECT id, shown, agent_item IS NULL FROM {MESSAGE} WHERE id IN ({marks})", keys
+    )
+    stored = {to_uuid(key): (shown, is_unseen) for key, shown, is_unseen in found}
+    for row in batch.rows:
+        if row.id in stored and stored[row.id][0] and not row.shown:  # the answer went on since
+            db.run(
+                f"UPDATE {MESSAGE} SET shown = %s WHERE id = %s",
+                (False, from_uuid(row.id, is_sqlite=on_sqlite)),
+            )
+            db.run(
+                f"UPDATE {SESSION} SET message_count = message_count - 1 WHERE id = %s",
+                (session_id,),
+            )
+    adopt = batch.adopt
+    if adopt is not None and not stored.get(adopt[0], (False, True))[1]:
+        adopt = None
+    rows = [row for row in batch.rows if row.id not in stored]
+    replaces = batch.replaces if len(rows) == len(batch.rows) else None
+    return replace(batch, rows=rows, adopt=adopt, replaces=replaces)
 
 
 def insert_rows(
@@ -277,9 +312,10 @@ def clear(db: Database, *, agent_session_id: str, now: datetime) -> int:
         return 0
     (message_count,) = db.one(f"SELECT message_count FROM {SESSION} WHERE id = %s", (found,))
     db.run(f"DELETE FROM {MESSAGE} WHERE session_id = %s", (found,))
+    of_its_turns = f"turn_id IN (SELECT id FROM {TURN} WHERE session_id = %s)"
+    db.run(f"DELETE FROM {EVENTS} WHERE {of_its_turns}", (found,))
     db.run(
-        f"UPDATE {TURN} SET partial = '', user_message_id = NULL, answer_message_id = NULL"
-        " WHERE session_id = %s",
+        f"UPDATE {TURN} SET user_message_id = NULL, answer_message_id = NULL WHERE session_id = %s",
         (found,),
     )
     moment = from_moment(now, is_sqlite=db.is_sqlite)
@@ -291,7 +327,7 @@ def clear(db: Database, *, agent_session_id: str, now: datetime) -> int:
     return int(message_count)
 
 
-def _counts(rows: Sequence[Row]) -> tuple[int, int]:
+def counts_of(rows: Sequence[Row]) -> tuple[int, int]:
     """How many of these rows are remembered, and how many people see."""
     remembered = shown = 0
     for row in rows:

@@ -10,6 +10,7 @@ from uuid import UUID
 from conversations.errors import IdempotencyConflict
 from conversations.events import Usage
 from conversations.lanes import Database, from_uuid, to_moment, to_uuid
+from conversations.store.leases import Held
 from conversations.store.log import MESSAGE, TURN
 
 KEY_LIFETIME: Final = timedelta(hours=24)
@@ -31,7 +32,8 @@ class Ending:
 
     status: str
     has_started: bool
-    is_abandoned: bool
+    held: Held
+    event_count: int
     error_code: str
     warning: str
     usage: Usage
@@ -45,9 +47,9 @@ class Ending:
 
 
 def find_repeat(
-    db: Database, *, session_id: UUID, key: str, text: str, now: datetime
+    db: Database, *, session_id: UUID, key: str, text: str, now: datetime, frees: bool = True
 ) -> Repeat | None:
-    """The turn `key` began in the last 24 hours; an older one gives the key back.
+    """The turn `key` began in the last 24 hours; an older one gives the key back, if it `frees`.
 
     Raises IdempotencyConflict when something else was said. What was said and then cleared counts
     as the same.
@@ -63,34 +65,36 @@ def find_repeat(
         return None
     turn_id, number, queued_at, said = row
     if (to_moment(queued_at) or now) <= now - KEY_LIFETIME:
-        db.run(f"UPDATE {TURN} SET idempotency_key = NULL WHERE id = %s", (turn_id,))
+        if frees:
+            db.run(f"UPDATE {TURN} SET idempotency_key = NULL WHERE id = %s", (turn_id,))
         return None
     if said is not None and said != text:
         raise IdempotencyConflict
     return Repeat(to_uuid(turn_id), session_id, number)
 
 
-def find_ending(db: Database, *, turn_id: UUID, now: datetime) -> Ending | None:
+def find_ending(db: Database, *, turn_id: UUID) -> Ending | None:
     """How a turn stands; None when it is gone with its conversation."""
     row = db.one(
-        "SELECT turn.status, turn.started_at, turn.lease_expires_at, turn.error_code,"
-        " turn.warning, turn.requests, turn.input_tokens, turn.output_tokens,"
+        "SELECT turn.status, turn.started_at, turn.lease_owner, turn.lease_until, turn.event_count,"
+        " turn.error_code, turn.warning, turn.requests, turn.input_tokens, turn.output_tokens,"
         f" turn.user_message_id, turn.answer_message_id, message.text FROM {TURN} turn"
         f" LEFT JOIN {MESSAGE} message ON message.id = turn.answer_message_id WHERE turn.id = %s",
         (from_uuid(turn_id, is_sqlite=db.is_sqlite),),
     )
     if row is None:
         return None
-    status, started_at, lease_expires_at, error_code, warning, *usage = row[:8]
-    user_message_id, answer_message_id = (to_uuid(key) if key else None for key in row[8:10])
+    status, started_at, owner, until, event_count, error_code, warning, *usage = row[:10]
+    user_message_id, answer_message_id = (to_uuid(key) if key else None for key in row[10:12])
     return Ending(
         status=status,
         has_started=started_at is not None,
-        is_abandoned=status in _LIVE and (to_moment(lease_expires_at) or now) <= now,
+        held=Held(owner, until),
+        event_count=event_count,
         error_code=error_code,
         warning=warning,
         usage=Usage(*usage),
         user_message_id=user_message_id,
         answer_message_id=answer_message_id,
-        answer_text=row[10] or "",
+        answer_text=row[12] or "",
     )

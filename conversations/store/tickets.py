@@ -1,30 +1,32 @@
-"""The life of a turn in the database: a ticket in the line, then a lease, then its result.
+"""The line of a session: a ticket for every message, then, at its head, a lease.
 
 A turn may start when it is the first of its session that is alive. Being alive is a lease that its
 process renews; the start moves the session's fence on, so whoever held it before can write no more.
+A ticket whose process is gone before its turn began is adopted: its message will be answered.
 """
 
 from __future__ import annotations
 
-from collections.abc import Collection, Sequence
-from dataclasses import dataclass, field, replace
-from datetime import datetime
-from typing import Any, Final
+from collections.abc import Sequence
+from dataclasses import dataclass
+from datetime import datetime, timedelta
+from typing import Any, Final, Literal
 from uuid import UUID
 
 from conversations.errors import LeaseLost, QueueFull, ThreadClosed, ThreadNotFound
-from conversations.events import Usage
 from conversations.ids import new_id
 from conversations.items import Memory, Row
 from conversations.lanes import Database, from_moment, from_uuid, to_moment, to_uuid
 from conversations.lanes.database import store_error
-from conversations.store import log
-from conversations.store.closing import LockedSession, close, interrupt, lock_session, row_of
-from conversations.store.log import MESSAGE, SESSION, TURN, Lease, insert_rows, load_window
+from conversations.store.closing import LockedSession, interrupt, lock_session, row_of
+from conversations.store.leases import LIVE, Held, Holder
+from conversations.store.log import SESSION, TURN, Lease, insert_rows, load_window
 from conversations.store.repeats import Repeat, find_repeat
 
-_LIVE: Final = "status IN ('queued', 'running')"
-TITLE_CHARS: Final = 50
+ADOPT_WITHIN: Final = timedelta(hours=1)
+"""A message that waited longer for a process to come back is kept, but answered no more."""
+
+Ahead = Literal["nobody", "somebody", "abandoned"]
 
 
 @dataclass(frozen=True, slots=True)
@@ -50,32 +52,25 @@ class Ticket:
 
 
 @dataclass(frozen=True, slots=True)
-class Result:
-    """How a turn ended, and what is left to store of it."""
+class Orphan:
+    """A ticket this process has adopted, with whose it is and what was said."""
 
-    status: str
-    error_code: str = ""
-    warning: str = ""
-    model: str = ""
-    usage: Usage = field(default_factory=Usage)
-    answer_id: UUID | None = None
-    answer_text: str | None = None
-    incomplete: bool = False
-    partial_row: Row | None = None
-    first_token_at: datetime | None = None
+    ticket: Ticket
+    owner_id: Any
+    text: str
 
 
 def submit(
     db: Database,
     *,
+    holder: Holder,
     session_id: UUID,
     owner_id: Any,
     text: str,
     idempotency_key: str | None,
-    process: str,
-    expires_at: datetime,
     now: datetime,
     max_queued: int,
+    with_memory: bool = True,
 ) -> Ticket | Repeat:
     """Take a ticket, which acknowledges the message, and start at once where nobody is ahead.
 
@@ -92,22 +87,22 @@ def submit(
             return repeat
     if session.status != "active":
         raise ThreadClosed
-    ahead = _alive_ahead(db, session, number=session.last_turn_number + 1, now=now)
-    if ahead is None:
-        ahead = 0
-        session = lock_session(db, session_id=session_id) or session
+    number = session.last_turn_number + 1
+    line = _clear_way(db, session, before=number, holder=holder, now=now)
+    ahead = line.alive + len(line.orphans)
     if ahead > max_queued:
         raise QueueFull
+    if line.has_changed:
+        session = lock_session(db, session_id=session_id) or session
     turn_id = new_id()
-    number = session.last_turn_number + 1
-    moment = from_moment(now, is_sqlite=db.is_sqlite)
     lease = Lease(session_id, turn_id, session.fence + 1)
     user_row = row_of(text)
+    moment = from_moment(now, is_sqlite=db.is_sqlite)
     db.run(
         f"INSERT INTO {TURN} (id, session_id, number, status, input, idempotency_key, lease_owner,"
-        " lease_expires_at, fence, model, requests, input_tokens, output_tokens, error_code,"
-        " warning, partial, user_message_id, queued_at, started_at)"
-        " VALUES (%s, %s, %s, %s, %s, %s, %s, %s, %s, '', 0, 0, 0, '', '', '', %s, %s, %s)",
+        " lease_until, fence, model, requests, input_tokens, output_tokens, error_code,"
+        " warning, user_message_id, event_count, queued_at, started_at)"
+        " VALUES (%s, %s, %s, %s, %s, %s, %s, %s, %s, '', 0, 0, 0, '', '', %s, 0, %s, %s)",
         (
             from_uuid(turn_id, is_sqlite=db.is_sqlite),
             session.id,
@@ -115,8 +110,8 @@ def submit(
             "queued" if ahead else "running",
             text if ahead else "",
             idempotency_key,
-            process,
-            from_moment(expires_at, is_sqlite=db.is_sqlite),
+            holder.process,
+            holder.until(db),
             0 if ahead else lease.fence,
             None if ahead else from_uuid(user_row.id, is_sqlite=db.is_sqlite),
             moment,
@@ -126,52 +121,100 @@ def submit(
     if ahead:
         db.run(f"UPDATE {SESSION} SET last_turn_number = %s WHERE id = %s", (number, session.id))
         return Ticket(turn_id, session_id, number, ahead, None)
-    started = _begin(db, session, lease=lease, number=number, user_row=user_row, now=now)
+    started = _begin(
+        db,
+        session,
+        lease=lease,
+        number=number,
+        user_row=user_row,
+        now=now,
+        with_memory=with_memory,
+    )
     return Ticket(turn_id, session_id, number, 0, started)
 
 
-def is_first(db: Database, *, ticket: Ticket, now: datetime) -> bool:
-    """Whether the turn may try to start: a plain read, for polling.
+def look_ahead(db: Database, *, ticket: Ticket, holder: Holder) -> Ahead:
+    """Who comes before the turn: a plain read, for polling.
 
-    True also when the ticket is gone: `start` then says so.
+    Nobody also when the ticket itself is gone: `start` then says so.
     """
     row = db.one(
-        f"SELECT 1 FROM {TURN} WHERE session_id = %s AND {_LIVE} AND number < %s"
-        " AND lease_expires_at > %s LIMIT 1",
-        (
-            from_uuid(ticket.session_id, is_sqlite=db.is_sqlite),
-            ticket.number,
-            from_moment(now, is_sqlite=db.is_sqlite),
-        ),
+        f"SELECT lease_owner, lease_until FROM {TURN} WHERE session_id = %s AND {LIVE}"
+        " AND number < %s ORDER BY number LIMIT 1",
+        (from_uuid(ticket.session_id, is_sqlite=db.is_sqlite), ticket.number),
     )
-    return row is None
+    if row is None:
+        return "nobody"
+    return "abandoned" if Held(*row).is_dead(db, now=holder.clock(db)) else "somebody"
 
 
-def start(db: Database, *, ticket: Ticket, expires_at: datetime, now: datetime) -> Started | None:
-    """Start a queued turn; None while somebody alive is ahead. Dead turns ahead are recovered.
+def count_ahead(db: Database, *, turn_id: UUID) -> int:
+    """How many live turns of its conversation come before a turn."""
+    (ahead,) = db.one(
+        f"SELECT COUNT(*) FROM {TURN} other JOIN {TURN} turn"
+        " ON other.session_id = turn.session_id AND other.number < turn.number"
+        " WHERE turn.id = %s AND other.status IN ('queued', 'running')",
+        (from_uuid(turn_id, is_sqlite=db.is_sqlite),),
+    )
+    return int(ahead)
 
-    Raises LeaseLost when the ticket itself was given up, or the conversation is gone.
+
+def peek(
+    db: Database,
+    *,
+    session_id: UUID,
+    owner_id: Any,
+    text: str,
+    idempotency_key: str | None,
+    now: datetime,
+) -> Memory | Repeat:
+    """What `submit` would find, where nothing can be written: the memory to answer with.
+
+    Raises ThreadNotFound, ThreadClosed, IdempotencyConflict, and whatever the engine raises.
+    """
+    session = lock_session(db, session_id=session_id, owner_id=owner_id, locks=False)
+    if session is None:
+        raise ThreadNotFound
+    if idempotency_key is not None:
+        repeat = find_repeat(
+            db, session_id=session_id, key=idempotency_key, text=text, now=now, frees=False
+        )
+        if repeat is not None:
+            return repeat
+    if session.status != "active":
+        raise ThreadClosed
+    return load_window(db, session_id=session_id)
+
+
+def start(db: Database, *, holder: Holder, ticket: Ticket, now: datetime) -> Started | list[Orphan]:
+    """Start a queued turn, or say why not yet: the abandoned tickets ahead, adopted for it.
+
+    An empty list: somebody alive is ahead. Raises LeaseLost when the ticket itself was given up
+    or adopted, or the conversation is gone.
     """
     session = lock_session(db, session_id=ticket.session_id)
     if session is None:
         raise LeaseLost
     turn_id = from_uuid(ticket.turn_id, is_sqlite=db.is_sqlite)
-    row = db.one(f"SELECT input FROM {TURN} WHERE id = %s AND status = 'queued'", (turn_id,))
+    row = db.one(
+        f"SELECT input FROM {TURN} WHERE id = %s AND status = 'queued' AND lease_owner = %s",
+        (turn_id, holder.process),
+    )
     if row is None:
         raise LeaseLost
-    ahead = _alive_ahead(db, session, number=ticket.number, now=now)
-    if ahead:
-        return None
-    if ahead is None:
+    line = _clear_way(db, session, before=ticket.number, holder=holder, now=now)
+    if line.alive or line.orphans:
+        return _adopt(db, session, line.orphans, holder=holder)
+    if line.has_changed:
         session = lock_session(db, session_id=ticket.session_id) or session
     user_row = row_of(row[0])
     lease = Lease(ticket.session_id, ticket.turn_id, session.fence + 1)
     db.run(
-        f"UPDATE {TURN} SET status = 'running', input = '', fence = %s, lease_expires_at = %s,"
+        f"UPDATE {TURN} SET status = 'running', input = '', fence = %s, lease_until = %s,"
         " started_at = %s, user_message_id = %s WHERE id = %s",
         (
             lease.fence,
-            from_moment(expires_at, is_sqlite=db.is_sqlite),
+            holder.until(db),
             from_moment(now, is_sqlite=db.is_sqlite),
             from_uuid(user_row.id, is_sqlite=db.is_sqlite),
             turn_id,
@@ -180,184 +223,67 @@ def start(db: Database, *, ticket: Ticket, expires_at: datetime, now: datetime) 
     return _begin(db, session, lease=lease, number=None, user_row=user_row, now=now)
 
 
-def checkpoint(db: Database, *, lease: Lease, text: str) -> None:
-    """Keep the answer so far: a crash after this loses only what came later."""
-    changed = db.run(
-        f"UPDATE {TURN} SET partial = %s WHERE id = %s AND fence = %s AND status = 'running'",
-        (text, from_uuid(lease.turn_id, is_sqlite=db.is_sqlite), lease.fence),
-    )
-    if not changed:
-        raise LeaseLost
+def recover(
+    db: Database, *, session_id: UUID, holder: Holder, now: datetime, adopts: bool
+) -> list[Orphan]:
+    """Close what processes that are gone left running in a session, and adopt what waited there.
 
-
-def finish(
-    db: Database, *, lease: Lease, result: Result, now: datetime, batch: log.Batch | None = None
-) -> UUID | None:
-    """Store the turn's last batch and close it, and give an untitled conversation its title.
-
-    Returns the answer's id; a second call with the same result changes nothing. The fence moves on:
-    what still runs of a stopped turn writes no more. Raises LeaseLost when another process has
-    taken over: it has closed the turn already.
+    Without `adopts`, for a process that runs no agent, what waited goes on waiting for one.
     """
-    session_id = from_uuid(lease.session_id, is_sqlite=db.is_sqlite)
-    moment = from_moment(now, is_sqlite=db.is_sqlite)
-    partial = result.partial_row
-    if batch is not None:
-        try:
-            # What the turn has used is stored below.
-            log.append_for_turn(db, lease=lease, batch=replace(batch, usage=None), now=now)
-        except LeaseLost:
-            return _finished_before(db, lease=lease, status=result.status)
-    row = db.one(
-        f"UPDATE {SESSION} SET fence = fence + 1, last_position = last_position + %s,"
-        " message_count = message_count + %s, input_tokens = input_tokens + %s,"
-        " output_tokens = output_tokens + %s, last_active_at = %s, updated_at = %s"
-        " WHERE id = %s AND fence = %s RETURNING last_position, title",
-        (
-            1 if partial else 0,
-            1 if partial else 0,
-            result.usage.input_tokens,
-            result.usage.output_tokens,
-            moment,
-            moment,
-            session_id,
-            lease.fence,
-        ),
-    )
-    if row is None:
-        return _finished_before(db, lease=lease, status=result.status)
-    if partial is not None:
-        insert_rows(
-            db,
-            session_id=session_id,
-            turn_id=from_uuid(lease.turn_id, is_sqlite=db.is_sqlite),
-            first_position=row[0],
-            rows=[partial],
-            moment=moment,
-        )
-    if result.answer_id is not None and (result.incomplete or result.answer_text is not None):
-        key = from_uuid(result.answer_id, is_sqlite=db.is_sqlite)
-        db.run(f"UPDATE {MESSAGE} SET incomplete = %s WHERE id = %s", (result.incomplete, key))
-        if result.answer_text is not None:
-            db.run(f"UPDATE {MESSAGE} SET text = %s WHERE id = %s", (result.answer_text, key))
-    if not row[1]:
-        _give_title(db, session_id)
-    answer_id = partial.id if partial else result.answer_id
-    db.run(
-        f"UPDATE {TURN} SET status = %s, error_code = %s, warning = %s, model = %s, requests = %s,"
-        " input_tokens = %s, output_tokens = %s, partial = '', answer_message_id = %s,"
-        " first_token_at = %s, finished_at = %s WHERE id = %s",
-        (
-            result.status,
-            result.error_code,
-            result.warning,
-            result.model[:200],
-            result.usage.requests,
-            result.usage.input_tokens,
-            result.usage.output_tokens,
-            from_uuid(answer_id, is_sqlite=db.is_sqlite),
-            from_moment(result.first_token_at, is_sqlite=db.is_sqlite),
-            moment,
-            from_uuid(lease.turn_id, is_sqlite=db.is_sqlite),
-        ),
-    )
-    return answer_id
-
-
-def renew(
-    db: Database, *, process: str, turn_ids: Collection[UUID], expires_at: datetime
-) -> set[UUID]:
-    """A sign of life for these turns; returns which of them are still this process's own.
-
-    Only these: a row that its process lost sight of must run out like any other.
-    """
-    if not turn_ids:
-        return set()
-    keys = [from_uuid(turn_id, is_sqlite=db.is_sqlite) for turn_id in turn_ids]
-    lock = "" if db.is_sqlite else " FOR UPDATE"
-    rows = db.all(
-        f"SELECT id FROM {TURN} WHERE id IN ({_marks(keys)}) AND lease_owner = %s AND {_LIVE}"
-        f" ORDER BY session_id, number{lock}",
-        (*keys, process),
-    )
-    mine = [turn_id for (turn_id,) in rows]
-    if mine:
-        db.run(
-            f"UPDATE {TURN} SET lease_expires_at = %s WHERE id IN ({_marks(mine)})",
-            (from_moment(expires_at, is_sqlite=db.is_sqlite), *mine),
-        )
-    return {to_uuid(turn_id) for turn_id in mine}
-
-
-def give_up(
-    db: Database, *, turn_id: UUID, status: str, error_code: str, now: datetime
-) -> UUID | None:
-    """Close a turn that will not run, queued or just started; what was said stays.
-
-    Returns the id of the person's message. A turn that has ended already is left as it is.
-    """
-    key = from_uuid(turn_id, is_sqlite=db.is_sqlite)
-    row = db.one(f"SELECT session_id FROM {TURN} WHERE id = %s", (key,))
-    session = row and lock_session(db, session_id=to_uuid(row[0]))
-    if not session:
-        return None
-    rows = db.all(f"SELECT id, status FROM {TURN} WHERE id = %s AND {_LIVE}", (key,))
-    close(db, session, rows, status=status, error_code=error_code, now=now)
-    (message_id,) = db.one(f"SELECT user_message_id FROM {TURN} WHERE id = %s", (key,))
-    return to_uuid(message_id) if message_id else None
-
-
-def find_abandoned(db: Database, *, expired_before: datetime, limit: int = 20) -> list[UUID]:
-    """Sessions with a turn whose lease ran out before that moment, for `recover`."""
-    rows = db.all(
-        f"SELECT DISTINCT session_id FROM {TURN} WHERE {_LIVE} AND lease_expires_at <= %s LIMIT %s",
-        (from_moment(expired_before, is_sqlite=db.is_sqlite), limit),
-    )
-    return [to_uuid(session_id) for (session_id,) in rows]
-
-
-def recover(db: Database, *, session_id: UUID, expired_before: datetime, now: datetime) -> None:
-    """Close what processes that are gone left open in a session, as its next turn would."""
     session = lock_session(db, session_id=session_id)
     if session is None:
-        return
+        return []
+    line = _clear_way(db, session, before=session.last_turn_number + 1, holder=holder, now=now)
+    return _adopt(db, session, line.orphans, holder=holder) if adopts else []
+
+
+@dataclass(frozen=True, slots=True)
+class _Line:
+    """Who comes before a turn, after those who are gone have been closed."""
+
+    alive: int
+    orphans: list[Any]
+    has_changed: bool
+
+
+def _clear_way(
+    db: Database, session: LockedSession, *, before: int, holder: Holder, now: datetime
+) -> _Line:
+    """Close the dead turns before that number that had begun; the ones that waited are orphans."""
     rows = db.all(
-        f"SELECT id, status FROM {TURN} WHERE session_id = %s AND {_LIVE}"
-        " AND lease_expires_at <= %s ORDER BY number",
-        (session.id, from_moment(expired_before, is_sqlite=db.is_sqlite)),
-    )
-    interrupt(db, session, rows, now=now)
-
-
-def interrupt_all(db: Database, *, session_id: UUID, now: datetime) -> None:
-    """Take the conversation away from whoever runs or waits in it, on any machine."""
-    session = lock_session(db, session_id=session_id)
-    if session is None:
-        return
-    rows = db.all(
-        f"SELECT id, status FROM {TURN} WHERE session_id = %s AND {_LIVE} ORDER BY number",
-        (session.id,),
-    )
-    interrupt(db, session, rows, now=now)
-
-
-def _alive_ahead(db: Database, session: LockedSession, *, number: int, now: datetime) -> int | None:
-    """How many live turns come before `number`.
-
-    Dead ones are recovered on the way; None when that changed the session and nobody is ahead.
-    """
-    rows = db.all(
-        f"SELECT id, status, lease_expires_at FROM {TURN}"
-        f" WHERE session_id = %s AND {_LIVE} AND number < %s ORDER BY number",
-        (session.id, number),
+        f"SELECT id, status, number, input, queued_at, lease_owner, lease_until FROM {TURN}"
+        f" WHERE session_id = %s AND {LIVE} AND number < %s ORDER BY number",
+        (session.id, before),
     )
     if not rows:
-        return 0
-    dead = [row[:2] for row in rows if (to_moment(row[2]) or now) <= now]
-    if dead:
-        interrupt(db, session, dead, now=now)
-    alive = len(rows) - len(dead)
-    return alive or None
+        return _Line(0, [], False)
+    clock = holder.clock(db)
+    dead = [row for row in rows if Held(*row[5:7]).is_dead(db, now=clock)]
+    too_late = now - ADOPT_WITHIN
+    orphans = [
+        row for row in dead if row[1] == "queued" and (to_moment(row[4]) or too_late) > too_late
+    ]
+    closed = [row[:2] for row in dead if row not in orphans]
+    interrupt(db, session, closed, now=now)
+    return _Line(len(rows) - len(dead), orphans, bool(closed))
+
+
+def _adopt(
+    db: Database, session: LockedSession, orphans: Sequence[Any], *, holder: Holder
+) -> list[Orphan]:
+    """Make tickets this process's own, in their order."""
+    if not orphans:
+        return []
+    (owner_id,) = db.one(f"SELECT owner_id FROM {SESSION} WHERE id = %s", (session.id,))
+    until, adopted = holder.until(db), []
+    for ahead, (turn_id, _, number, said, *_) in enumerate(orphans):
+        db.run(
+            f"UPDATE {TURN} SET lease_owner = %s, lease_until = %s WHERE id = %s",
+            (holder.process, until, turn_id),
+        )
+        ticket = Ticket(to_uuid(turn_id), to_uuid(session.id), number, ahead, None)
+        adopted.append(Orphan(ticket, owner_id, said))
+    return adopted
 
 
 def _begin(
@@ -368,6 +294,7 @@ def _begin(
     number: int | None,
     user_row: Row,
     now: datetime,
+    with_memory: bool = True,
 ) -> Started:
     """Store the user's row under the new fence, and read what the model remembers."""
     moment = from_moment(now, is_sqlite=db.is_sqlite)
@@ -392,44 +319,9 @@ def _begin(
         moment=moment,
     )
     try:
-        window: Memory | None = load_window(db, session_id=lease.session_id)
+        window = load_window(db, session_id=lease.session_id) if with_memory else None
     except Exception as error:
         if not db.is_sqlite or store_error(error) is None:
             raise  # PostgreSQL undoes the whole transaction
         window = None
     return Started(lease, session.agent_session_id, user_row.id, window)
-
-
-def _finished_before(db: Database, *, lease: Lease, status: str) -> UUID | None:
-    """The answer's id of a turn whose end was stored, although its process did not hear of it."""
-    row = db.one(
-        f"SELECT answer_message_id FROM {TURN} WHERE id = %s AND fence = %s AND status = %s",
-        (from_uuid(lease.turn_id, is_sqlite=db.is_sqlite), lease.fence, status),
-    )
-    if row is None:
-        raise LeaseLost
-    return to_uuid(row[0]) if row[0] else None
-
-
-def _give_title(db: Database, session_id: Any) -> None:
-    """An untitled conversation takes its title from its first message."""
-    row = db.one(
-        f"SELECT text FROM {MESSAGE} WHERE session_id = %s AND role = 'user' AND shown = %s"
-        " ORDER BY position LIMIT 1",
-        (session_id, True),
-    )
-    if row:
-        db.run(
-            f"UPDATE {SESSION} SET title = %s WHERE id = %s AND title = ''",
-            (title_from(row[0]), session_id),
-        )
-
-
-def title_from(text: str) -> str:
-    """The first 50 characters of a message, on one line, with `...` where it goes on."""
-    line = " ".join(text.split())
-    return line if len(line) <= TITLE_CHARS else line[:TITLE_CHARS] + "..."
-
-
-def _marks(keys: Sequence[Any]) -> str:
-    return ", ".join(["%s"] * len(keys))

@@ -12,6 +12,7 @@ from django.test import override_settings
 
 from conversations import lanes
 from conversations.tests import factories, scripted
+from conversations.tests.other_process import run_python
 
 
 @pytest.fixture(scope="session", autouse=True)
@@ -46,6 +47,13 @@ def stranger(transactional_db: None) -> Any:
 @pytest.fixture
 def session(user: Any) -> Any:
     return factories.ChatSessionFactory(owner=user)
+
+
+@pytest.fixture
+def gone() -> str:
+    """The name of a process that runs no more."""
+    script = "from conversations import processes; print(processes.new_name())"
+    return run_python(script)
 
 
 def _client(token: str | None = None) -> httpx.AsyncClient:

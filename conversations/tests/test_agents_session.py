@@ -8,7 +8,6 @@ import logging
 from collections.abc import Callable, Iterator
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import closing, contextmanager
-from datetime import UTC, datetime
 from functools import partial
 from typing import Any
 from uuid import uuid4
@@ -769,9 +768,7 @@ def test_counters_are_right_after_whatever_happens(transactional_db, steps):
 @pytest.fixture
 def turn_session(session: Any) -> Callable[..., TurnSession]:
     """The memory of a turn that has just begun: the user's row is stored and not remembered yet."""
-    session.turns.create(
-        id=(turn_id := uuid4()), number=1, status="running", lease_expires_at=datetime.now(UTC)
-    )
+    session.turns.create(id=(turn_id := uuid4()), number=1, status="running", lease_until=0)
     user_row = ChatMessage.objects.create(
         session=session, position=1, kind="message", role="user", text="Hi", shown=True
     )
@@ -854,10 +851,10 @@ async def test_what_the_store_did_not_take_goes_with_the_next_batch(
 
     monkeypatch.setattr(lanes, "write", refuse)
     await memory.add_items([said("Hi"), CALL])
-    assert memory.warning == "This answer could not be saved"
+    assert memory.warnings == ["This answer could not be saved"]
     monkeypatch.setattr(lanes, "write", write)
     await memory.add_items([RESULT])
-    assert memory.warning == ""
+    assert memory.warnings == []
     stored = AgentSession(session.agent_session_id)
     assert await stored.get_items() == [said("Hi"), CALL, RESULT]
 
@@ -869,7 +866,7 @@ async def test_a_turn_that_cannot_read_goes_on_without_context(turn_session, mon
     memory = turn_session()
     monkeypatch.setattr(lanes, "read", refuse)
     assert await memory.get_items(limit=5) == []
-    assert memory.warning.startswith("Context unavailable")
+    assert memory.warnings[0].startswith("Context unavailable")
 
 
 @pytest.mark.parametrize("writable", [True, False])
@@ -881,7 +878,7 @@ async def test_a_turn_tells_that_rows_were_left_out(turn_session, monkeypatch, w
     if not writable:
         monkeypatch.setattr(lanes, "write", refuse)
     assert await memory.get_items() == numbered(1)
-    assert memory.warning.startswith("Session data corrupted")
+    assert memory.warnings[0].startswith("Session data corrupted")
 
 
 async def test_a_turn_keeps_what_its_run_has_used(turn_session, session):

@@ -397,16 +397,6 @@ async def test_a_store_that_fails_is_503(failure, client, monkeypatch, caplog):
     assert (await client.get(THREADS)).status_code == 200
 
 
-async def test_a_message_the_store_cannot_take_is_503_and_not_said(client, session, monkeypatch):
-    async def fail(*args: Any, **kwargs: Any) -> Any:
-        raise errors.StoreReadOnly
-
-    monkeypatch.setattr(lanes, "write", fail)
-    response = await client.post(f"{THREADS}/{session.id}/messages", json={"text": "Hello"})
-    assert_error(response, 503, "store_unavailable")
-    assert scripted.SCRIPT.inputs == []
-
-
 async def test_a_server_that_is_leaving_says_503(client, session):
     await turns.drain(0)
     response = await client.post(f"{THREADS}/{session.id}/messages", json={"text": "Hello"})

@@ -9,7 +9,14 @@ import pytest
 from django.db import IntegrityError, transaction
 from django.utils import timezone
 
-from conversations.models import AccessToken, ChatMessage, ChatSession, ChatTurn, Throttle
+from conversations.models import (
+    AccessToken,
+    ChatMessage,
+    ChatSession,
+    ChatTurn,
+    RecordedEvents,
+    Throttle,
+)
 from conversations.tests.factories import ChatSessionFactory, UserFactory
 
 pytestmark = pytest.mark.django_db(transaction=True)
@@ -23,7 +30,7 @@ def turn(session: ChatSession, number: int, status: str = "queued", **values: An
 
 
 def running(session: ChatSession, number: int, **values: Any) -> ChatTurn:
-    return turn(session, number, "running", lease_expires_at=NOW, **values)
+    return turn(session, number, "running", lease_until=0, **values)
 
 
 def message(session: ChatSession, position: int, **values: Any) -> ChatMessage:
@@ -121,7 +128,7 @@ def test_a_turn_has_a_known_status(session, status):
 
 @pytest.mark.parametrize("status", ChatTurn.Status.values)
 def test_every_status_we_name_is_known(session, status):
-    turn(session, 1, status, lease_expires_at=NOW)
+    turn(session, 1, status, lease_until=0)
 
 
 @pytest.mark.parametrize("status", ChatSession.Status.values)
@@ -191,7 +198,8 @@ def test_rows_introduce_themselves_without_what_was_said(session, user):
     entries = [message(session, 1, role="user", text="a secret"), message(session, 2)]
     token = AccessToken.objects.create(user=user, expires_at=timezone.now() + HOUR)
     throttle = Throttle(key="k", window_ends_at=NOW)
-    shown = [str(row) for row in (session, one, *entries, token, throttle)]
+    told = RecordedEvents(turn=one, first_number=1, last_number=2, events='["a secret"]')
+    shown = [str(row) for row in (session, one, *entries, token, throttle, told)]
     assert shown == [
         f"conversation {session.id}",
         f"turn 1 of {session.id}",
@@ -199,6 +207,7 @@ def test_rows_introduce_themselves_without_what_was_said(session, user):
         f"message at 2 of {session.id}",
         f"token {token.id}",
         "k",
+        f"events 1 to 2 of {one.id}",
     ]
     token.name = "laptop"
     assert str(token) == "laptop"

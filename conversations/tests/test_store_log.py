@@ -18,7 +18,7 @@ from conversations import lanes
 from conversations.errors import LeaseLost
 from conversations.events import Usage
 from conversations.items import Memory, Row, row_from_item
-from conversations.models import ChatMessage, ChatSession, ChatTurn
+from conversations.models import ChatMessage, ChatSession, ChatTurn, RecordedEvents
 from conversations.store import log
 from conversations.tests.factories import ChatSessionFactory
 
@@ -206,16 +206,18 @@ async def test_clear_keeps_what_turns_cost_and_nothing_that_was_said(session):
             session=session,
             number=1,
             status="interrupted",
-            partial="said so far",
             input_tokens=10,
             user_message_id=uuid.uuid4(),
             answer_message_id=uuid.uuid4(),
         )
     )
+    told = RecordedEvents(turn=turn, first_number=1, last_number=1, events='["one"]')
+    await lanes.call(told.save, force_insert=True)
     assert await lanes.write(partial(log.clear, agent_session_id=name, now=LATER)) == 2
     assert await rows() == []
+    assert not await lanes.call(RecordedEvents.objects.exists)
     await lanes.call(turn.refresh_from_db)
-    assert (turn.partial, turn.user_message_id, turn.answer_message_id) == ("", None, None)
+    assert (turn.user_message_id, turn.answer_message_id) == (None, None)
     assert turn.input_tokens == 10
     cleared = await session_named(name)
     assert (cleared.message_count, cleared.remembered_count) == (0, 0)
@@ -231,9 +233,7 @@ async def test_clear_keeps_what_turns_cost_and_nothing_that_was_said(session):
 @pytest.fixture
 def lease(session: Any) -> log.Lease:
     """A running turn with its user's row, under fence 1."""
-    turn = ChatTurn.objects.create(
-        session=session, number=1, status="running", lease_expires_at=NOW
-    )
+    turn = ChatTurn.objects.create(session=session, number=1, status="running", lease_until=0)
     ChatSession.objects.filter(id=session.id).update(fence=1, last_position=1, message_count=1)
     ChatMessage.objects.create(
         session=session, turn=turn, position=1, kind="message", role="user", text="Hi", shown=True

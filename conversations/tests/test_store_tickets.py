@@ -19,31 +19,44 @@ from conversations.errors import (
     ThreadClosed,
     ThreadNotFound,
 )
-from conversations.events import Usage
+from conversations.events import ContentDelta, Usage, encode_events
 from conversations.ids import new_id
 from conversations.items import Row, row_from_item
-from conversations.models import ChatMessage, ChatSession, ChatTurn
-from conversations.store import log, repeats, tickets
-from conversations.store.tickets import Result, Started, Ticket
+from conversations.models import ChatMessage, ChatSession, ChatTurn, RecordedEvents
+from conversations.store import closing, finishing, leases, log, records, repeats, tickets, titles
+from conversations.store.closing import CUT_SHORT, STOPPED
+from conversations.store.finishing import Result
+from conversations.store.leases import Holder
+from conversations.store.records import Recording
+from conversations.store.tickets import Orphan, Started, Ticket
 from conversations.tests.turns_helpers import counters_fit, shown, stored
 
 NOON = datetime(2026, 5, 1, 12, tzinfo=UTC)
-LEASE = timedelta(seconds=15)
+LEASE = 15_000
 
 
 def after(seconds: float) -> datetime:
     return NOON + timedelta(seconds=seconds)
 
 
+def ticks(moment: datetime) -> int:
+    """The lease clock at that moment; it begins with the wall clock, and is another one."""
+    return round((moment - NOON).total_seconds() * 1000)
+
+
+def holder(process: str = "here", *, now: datetime = NOON, lease: float = 15) -> Holder:
+    return Holder(process, round(lease * 1000), clock=lambda _: ticks(now))
+
+
 async def submit(session: Any, text: str = "Hello", **changes: Any) -> Any:
     now = changes.pop("now", NOON)
+    taker = {name: changes.pop(name) for name in ("process", "lease") if name in changes}
     options: dict[str, Any] = {
+        "holder": holder(**taker, now=now),
         "session_id": session.id,
         "owner_id": session.owner_id,
         "text": text,
         "idempotency_key": None,
-        "process": "here",
-        "expires_at": now + LEASE,
         "now": now,
         "max_queued": 5,
     }
@@ -56,16 +69,30 @@ async def begin(session: Any, text: str = "Hello", **changes: Any) -> Started:
     return ticket.started
 
 
-async def start(ticket: Ticket, *, now: datetime = NOON) -> Started | None:
-    return await lanes.write(partial(tickets.start, ticket=ticket, expires_at=now + LEASE, now=now))
+async def start(
+    ticket: Ticket, *, now: datetime = NOON, process: str = "here"
+) -> Started | list[Orphan]:
+    taker = holder(process, now=now)
+    return await lanes.write(partial(tickets.start, ticket=ticket, holder=taker, now=now))
 
 
-async def is_first(ticket: Ticket, *, now: datetime = NOON) -> bool:
-    return await lanes.read(partial(tickets.is_first, ticket=ticket, now=now))
+async def ahead_of(ticket: Ticket, *, now: datetime = NOON) -> str:
+    look = partial(tickets.look_ahead, ticket=ticket, holder=holder(now=now))
+    return await lanes.read(look)
 
 
-async def checkpoint(started: Started, text: str) -> None:
-    await lanes.write(partial(tickets.checkpoint, lease=started.lease, text=text))
+async def recover(session: Any, *, now: datetime, adopts: bool = True) -> list[Orphan]:
+    return await lanes.write(
+        partial(
+            tickets.recover, session_id=session.id, holder=holder(now=now), now=now, adopts=adopts
+        )
+    )
+
+
+async def record(started: Started, *said: str, first_number: int = 1) -> set[UUID]:
+    events = encode_events(map(ContentDelta, said))
+    recording = Recording(first_number, first_number + len(said) - 1, events)
+    return await lanes.write(partial(records.record, recordings=[(started.lease, recording)]))
 
 
 async def append(started: Started, *said: Row, **options: Any) -> None:
@@ -76,7 +103,7 @@ async def append(started: Started, *said: Row, **options: Any) -> None:
 async def finish(started: Started, *, now: datetime = NOON, **result: Any) -> UUID | None:
     return await lanes.write(
         partial(
-            tickets.finish,
+            finishing.finish,
             lease=started.lease,
             result=Result(**{"status": "completed"} | result),
             now=now,
@@ -84,15 +111,30 @@ async def finish(started: Started, *, now: datetime = NOON, **result: Any) -> UU
     )
 
 
-async def give_up(ticket: Ticket, *, status: str = "cancelled") -> UUID | None:
+async def give_up(
+    ticket: Ticket, *, status: str = "cancelled", process: str = "here"
+) -> UUID | None:
     return await lanes.write(
-        partial(tickets.give_up, turn_id=ticket.turn_id, status=status, error_code="", now=NOON)
+        partial(
+            closing.give_up,
+            turn_id=ticket.turn_id,
+            process=process,
+            status=status,
+            error_code="",
+            now=NOON,
+        )
     )
 
 
 async def turn_of(ticket: Any) -> ChatTurn:
     turn_id = ticket.turn_id if hasattr(ticket, "turn_id") else ticket.lease.turn_id
     return await lanes.call(lambda: ChatTurn.objects.get(id=turn_id))
+
+
+async def remembered(session: Any) -> list[tuple[str, str]]:
+    """What the model is given: (role, text)."""
+    items = (await lanes.read(partial(log.load_window, session_id=session.id))).items
+    return [(item["role"], item["content"]) for item in items]
 
 
 def answer(text: str) -> Row:
@@ -114,7 +156,7 @@ async def test_the_first_message_of_a_quiet_conversation_starts_at_once(session)
     assert ticket.started.agent_session_id == session.agent_session_id
     turn = await turn_of(ticket)
     assert (turn.status, turn.input, turn.lease_owner) == ("running", "", "here")
-    assert (turn.lease_expires_at, turn.started_at) == (NOON + LEASE, NOON)
+    assert (turn.lease_until, turn.started_at) == (LEASE, NOON)
     assert turn.user_message_id == ticket.started.user_message_id
     assert await shown(session) == [("user", "Hello")]
     await counters_fit(session)
@@ -132,16 +174,16 @@ async def test_messages_behind_it_wait_in_order_and_keep_their_words(session):
 async def test_nobody_starts_out_of_order(session):
     first, second, third = [await submit(session, f"{n}") for n in (1, 2, 3)]
     for ticket in (second, third):
-        assert not await is_first(ticket)
-        assert await start(ticket) is None
+        assert await ahead_of(ticket) == "somebody"
+        assert await start(ticket) == []
     await finish(first.started)
-    assert await is_first(second)
-    assert not await is_first(third)
-    assert await start(third) is None
+    assert await ahead_of(second) == "nobody"
+    assert await ahead_of(third) == "somebody"
+    assert await start(third) == []
     started = await start(second)
-    assert started is not None
+    assert isinstance(started, Started)
     assert started.lease.fence > first.started.lease.fence
-    assert not await is_first(third)
+    assert await ahead_of(third) == "somebody"
     assert await shown(session) == [("user", "1"), ("user", "2")]
 
 
@@ -164,11 +206,13 @@ async def test_a_line_that_is_full_refuses_and_stores_nothing(session):
     assert await submit(session, "one more place", max_queued=3)
 
 
-async def test_dead_turns_take_no_place_in_the_line(session):
+async def test_of_dead_turns_only_those_that_waited_keep_their_place_in_the_line(session):
     for n in range(3):
         await submit(session, f"{n}", max_queued=2)
     late = await submit(session, "late", max_queued=2, now=after(60))
-    assert late.started is not None
+    assert (late.ahead, late.started) == (2, None)
+    with pytest.raises(QueueFull):
+        await submit(session, "too many", max_queued=2, now=after(60))
 
 
 @pytest.mark.parametrize("status", ["closed", "locked"])
@@ -183,7 +227,7 @@ async def test_a_message_taken_before_the_conversation_closed_is_answered(sessio
     first, second = await submit(session, "1"), await submit(session, "2")
     await lanes.call(ChatSession.objects.filter(id=session.id).update, status="closed")
     await finish(first.started)
-    assert await start(second) is not None
+    assert isinstance(await start(second), Started)
 
 
 async def test_a_strangers_conversation_looks_like_a_missing_one(session, stranger):
@@ -212,40 +256,48 @@ async def test_a_sign_of_life_renews_only_these_turns_and_only_ones_own(session,
     forgotten = await submit(session, "3")
     theirs = await submit(other, process="elsewhere")
     ids = [mine.turn_id, waiting.turn_id, theirs.turn_id, uuid4()]
-    later = after(60)
-    kept = await lanes.write(partial(tickets.renew, process="here", turn_ids=ids, expires_at=later))
+    later = holder(now=after(60))
+    kept = await lanes.write(partial(leases.renew, holder=later, turn_ids=ids))
     assert kept == {mine.turn_id, waiting.turn_id}
-    assert (await turn_of(mine)).lease_expires_at == later
-    assert (await turn_of(waiting)).lease_expires_at == later
-    assert (await turn_of(forgotten)).lease_expires_at == NOON + LEASE
-    assert (await turn_of(theirs)).lease_expires_at == NOON + LEASE
+    assert (await turn_of(mine)).lease_until == 60_000 + LEASE
+    assert (await turn_of(waiting)).lease_until == 60_000 + LEASE
+    assert (await turn_of(forgotten)).lease_until == LEASE
+    assert (await turn_of(theirs)).lease_until == LEASE
 
 
 async def test_a_turn_that_ended_is_not_renewed(session):
     ticket = await submit(session)
     await finish(ticket.started)
-    renew = partial(tickets.renew, process="here", expires_at=after(60))
+    renew = partial(leases.renew, holder=holder(now=after(60)))
     assert await lanes.write(partial(renew, turn_ids=[ticket.turn_id])) == set()
     assert await lanes.write(partial(renew, turn_ids=[])) == set()
 
 
 async def test_a_dead_running_turn_is_closed_by_the_next_one(session):
     dead = await submit(session, "Tell me", process="gone")
-    await checkpoint(dead.started, "Once upon a")
+    await record(dead.started, "Once ", "upon a")
     waiting = await submit(session, "Hello?", now=after(10))
-    assert not await is_first(waiting, now=after(14))
-    assert await is_first(waiting, now=after(15))
-    assert await start(waiting, now=after(15)) is not None
+    assert await ahead_of(waiting, now=after(14)) == "somebody"
+    assert await ahead_of(waiting, now=after(15)) == "abandoned"
+    assert isinstance(await start(waiting, now=after(15)), Started)
     assert await shown(session) == [
         ("user", "Tell me"),
         ("assistant", "Once upon a…"),
         ("user", "Hello?"),
     ]
     turn = await turn_of(dead)
-    assert (turn.status, turn.error_code, turn.partial) == ("interrupted", "interrupted", "")
-    assert turn.finished_at == after(15)
+    assert (turn.status, turn.error_code) == ("interrupted", "interrupted")
+    assert (turn.finished_at, turn.event_count) == (after(15), 3)
     assert turn.answer_message_id is not None
     await counters_fit(session)
+
+
+async def test_a_process_that_is_gone_is_not_waited_for(session, gone):
+    """Its lease has not run out; the next process sees that nobody holds it any more."""
+    dead = await submit(session, "1", process=gone)
+    assert await lanes.read(partial(leases.find_abandoned, clock=lambda _: 0)) == [session.id]
+    assert (await submit(session, "2")).started is not None
+    assert (await turn_of(dead)).status == "interrupted"
 
 
 async def test_a_dead_turn_without_a_word_leaves_only_the_question(session):
@@ -253,63 +305,111 @@ async def test_a_dead_turn_without_a_word_leaves_only_the_question(session):
     await begin(session, "Hello?", now=after(20))
     assert await shown(session) == [("user", "Tell me"), ("user", "Hello?")]
     assert (await turn_of(dead)).answer_message_id is None
+    assert await remembered(session) == [("user", "Tell me")]
 
 
-async def test_dead_waiters_do_not_block_the_line_and_their_words_stay(session):
+async def test_what_waited_in_a_dead_process_is_adopted_before_what_came_later(session):
+    await submit(session, "1", process="gone")
+    second = await submit(session, "2", process="gone")
+    third = await submit(session, "3", process="gone", now=after(1))
+    late = await submit(session, "4", now=after(20))
+    assert (late.ahead, late.started) == (2, None)
+    assert await ahead_of(late, now=after(20)) == "abandoned"
+    adopted = await start(late, now=after(20))
+    assert [(orphan.ticket.turn_id, orphan.text) for orphan in adopted] == [
+        (second.turn_id, "2"),
+        (third.turn_id, "3"),
+    ]
+    assert [orphan.owner_id for orphan in adopted] == [session.owner_id] * 2
+    assert await start(late, now=after(20)) == []
+    for orphan in adopted:
+        started = await start(orphan.ticket, now=after(20))
+        assert isinstance(started, Started)
+        await finish(started)
+    assert isinstance(await start(late, now=after(20)), Started)
+    assert await shown(session) == [("user", text) for text in "1234"]
+    await counters_fit(session)
+
+
+async def test_an_adopted_ticket_is_no_longer_its_first_process_own(session):
+    """It was only paused."""
+    first = await submit(session, "1", lease=60)
+    paused = await submit(session, "2", process="paused")
+    (orphan,) = await recover(session, now=after(20))
+    assert orphan.ticket.turn_id == paused.turn_id
+    with pytest.raises(LeaseLost):
+        await start(paused, now=after(21), process="paused")
+    assert await give_up(paused, process="paused") is None
+    renewed = partial(leases.renew, holder=holder("paused"), turn_ids=[paused.turn_id])
+    assert await lanes.write(renewed) == set()
+    await finish(first.started)
+    assert isinstance(await start(orphan.ticket, now=after(21)), Started)
+
+
+async def test_what_waited_too_long_for_a_process_is_kept_but_answered_no_more(session):
     await submit(session, "1", process="gone")
     queued = await submit(session, "2", process="gone")
-    started = await begin(session, "3", now=after(20))
+    started = await begin(session, "3", now=after(3600))
     assert await shown(session) == [("user", "1"), ("user", "2"), ("user", "3")]
     turn = await turn_of(queued)
     assert (turn.status, turn.input, turn.started_at) == ("interrupted", "", None)
-    assert turn.user_message_id is not None
+    assert (turn.user_message_id is not None, turn.event_count) == (True, 2)
     await finish(started)
     await counters_fit(session)
 
 
-async def test_a_dead_waiter_between_two_living_turns_is_passed_over(session):
-    alive = await submit(session, "1", expires_at=after(60))
+async def test_a_dead_waiter_between_two_living_turns_keeps_its_place(session):
+    alive = await submit(session, "1", lease=60)
     await submit(session, "2", process="gone")
     third = await submit(session, "3", now=after(20))
-    assert (third.ahead, third.started) == (1, None)
-    assert await start(third, now=after(20)) is None
+    assert (third.ahead, third.started) == (2, None)
+    (orphan,) = await start(third, now=after(20))
     await finish(alive.started)
-    assert await start(third, now=after(20)) is not None
+    second = await start(orphan.ticket, now=after(20))
+    assert await start(third, now=after(20)) == []
+    await finish(second)
+    assert isinstance(await start(third, now=after(20)), Started)
     assert await shown(session) == [("user", "1"), ("user", "2"), ("user", "3")]
     await counters_fit(session)
 
 
 async def test_a_sweep_closes_what_nobody_speaks_behind(session):
     dead = await submit(session, "Tell me", process="gone")
-    await checkpoint(dead.started, "Once")
-    look = partial(tickets.find_abandoned)
-    assert await lanes.read(partial(look, expired_before=after(14))) == []
-    assert await lanes.read(partial(look, expired_before=after(15))) == [session.id]
-    recover = partial(tickets.recover, now=after(30), expired_before=after(15))
-    await lanes.write(partial(recover, session_id=session.id))
-    await lanes.write(partial(recover, session_id=session.id))
-    await lanes.write(partial(recover, session_id=uuid4()))
+    await record(dead.started, "Once")
+
+    async def abandoned(seconds: float) -> list[UUID]:
+        clock = holder(now=after(seconds)).clock
+        return await lanes.read(partial(leases.find_abandoned, clock=clock))
+
+    assert await abandoned(14) == []
+    assert await abandoned(15) == [session.id]
+    for _ in range(2):
+        assert await recover(session, now=after(15)) == []
     assert await shown(session) == [("user", "Tell me"), ("assistant", "Once…")]
-    assert await lanes.read(partial(look, expired_before=after(99))) == []
-    await counters_fit(session)
+    assert (await stored(session)).title == "Tell me"
+    assert await abandoned(99) == []
+    session.id = uuid4()
+    assert await recover(session, now=after(99)) == []
 
 
-async def test_a_sweep_leaves_the_living_alone(session):
-    alive = await submit(session, "1", expires_at=after(60))
+async def test_a_sweep_leaves_the_living_alone_and_what_waits_to_a_process_that_answers(session):
+    alive = await submit(session, "1", lease=60)
     waiting = await submit(session, "2")
-    await lanes.write(
-        partial(tickets.recover, session_id=session.id, expired_before=after(20), now=after(20))
-    )
+    assert await recover(session, now=after(20), adopts=False) == []
     assert (await turn_of(alive)).status == "running"
-    assert (await turn_of(waiting)).status == "interrupted"
+    turn = await turn_of(waiting)
+    assert (turn.status, turn.lease_until) == ("queued", LEASE)
+    (orphan,) = await recover(session, now=after(20))
+    assert (orphan.ticket.turn_id, orphan.text) == (waiting.turn_id, "2")
+    assert (await turn_of(waiting)).lease_until == 20_000 + LEASE
 
 
 # --- What a cut answer leaves ---------------------------------------------------------------
 
 
-async def test_a_checkpoint_older_than_the_stored_answer_does_not_replace_it(session):
+async def test_a_record_older_than_the_stored_answer_does_not_replace_it(session):
     dead = await begin(session, "Tell me")
-    await checkpoint(dead, "Once")
+    await record(dead, "Once")
     await append(dead, answer("Once upon a time."))
     await begin(session, "Hello?", now=after(20))
     assert await shown(session) == [
@@ -324,17 +424,39 @@ async def test_a_checkpoint_older_than_the_stored_answer_does_not_replace_it(ses
 async def test_words_before_a_tool_are_not_shown_twice(session):
     dead = await begin(session, "Tell me")
     await append(dead, answer("Let me look. "))
-    await checkpoint(dead, "Let me look. It is")
+    await record(dead, "Let me ", "look. ", "It is")
     await begin(session, "Hello?", now=after(20))
     assert await shown(session) == [
         ("user", "Tell me"),
         ("assistant", "Let me look. It is…"),
         ("user", "Hello?"),
     ]
-    found = await lanes.call(lambda: ChatMessage.objects.get(session=session, text="Let me look. "))
-    assert not found.shown
-    assert found.agent_item is not None
+    assert await remembered(session) == [
+        ("user", "Tell me"),
+        ("assistant", "Let me look. "),
+        ("assistant", "It is"),
+        ("system", CUT_SHORT),
+    ]
     await counters_fit(session)
+
+
+async def test_the_part_of_a_cut_answer_is_remembered_and_that_it_was_cut(session):
+    dead = await begin(session, "Tell me")
+    await record(dead, "Once", " upon")
+    await begin(session, "Hello?", now=after(20))
+    assert await remembered(session) == [
+        ("user", "Tell me"),
+        ("assistant", "Once upon"),
+        ("system", CUT_SHORT),
+    ]
+    await counters_fit(session)
+
+
+async def test_a_stop_that_another_process_finds_undone_is_told_to_the_model_as_one(session):
+    stopped = await submit(session, "Tell me")
+    await record(stopped.started, "Once")
+    await give_up(stopped)
+    assert (await remembered(session))[-1] == ("system", STOPPED)
 
 
 async def test_the_tokens_of_a_dead_turn_are_counted_once(session):
@@ -352,16 +474,15 @@ async def test_the_tokens_of_a_dead_turn_are_counted_once(session):
 
 async def test_who_was_overtaken_can_write_no_more(session):
     stale = await begin(session, "1", process="paused")
-    await checkpoint(stale, "so far")
+    await record(stale, "so far")
     fresh = await begin(session, "2", now=after(20))
     before = await shown(session)
     with pytest.raises(LeaseLost):
         await append(stale, answer("too late"))
-    with pytest.raises(LeaseLost):
-        await checkpoint(stale, "too late")
+    assert await record(stale, "too late", first_number=2) == {stale.lease.turn_id}
     with pytest.raises(LeaseLost):
         await finish(stale)
-    await finish(stale, status="interrupted", partial_row=spoken("too late"))  # it is already
+    await finish(stale, status="interrupted", rows=[spoken("too late")])  # it is already
     assert await shown(session) == before
     assert (await turn_of(stale)).status == "interrupted"
     await finish(fresh)
@@ -373,19 +494,8 @@ async def test_a_turn_that_has_ended_can_write_no_more(session):
     await finish(ended)
     with pytest.raises(LeaseLost):
         await append(ended, answer("too late"))
-    with pytest.raises(LeaseLost):
-        await checkpoint(ended, "too late")
+    assert await record(ended, "too late") == {ended.lease.turn_id}
     assert await shown(session) == [("user", "Hello")]
-
-
-async def test_a_paused_waiter_learns_that_its_ticket_was_given_up(session):
-    await submit(session, "1")
-    paused = await submit(session, "2", process="paused")
-    await begin(session, "3", now=after(20))
-    with pytest.raises(LeaseLost):
-        await start(paused, now=after(21))
-    assert await give_up(paused) is not None
-    assert (await turn_of(paused)).status == "interrupted"
 
 
 @pytest.mark.parametrize("running", [True, False])
@@ -396,18 +506,18 @@ async def test_a_deleted_conversation_is_never_revived(session, running):
     if running:
         with pytest.raises(LeaseLost):
             await append(started, answer("Hi"))
+        assert await record(started, "Hi") == {started.lease.turn_id}
         with pytest.raises(LeaseLost):
-            await checkpoint(started, "Hi")
-        with pytest.raises(LeaseLost):
-            await finish(started, partial_row=spoken("Hi"))
+            await finish(started, rows=[spoken("Hi")])
     else:
         with pytest.raises(LeaseLost):
             await start(waiting)
         assert await give_up(waiting) is None
-        await lanes.write(partial(tickets.interrupt_all, session_id=session.id, now=NOON))
+        await lanes.write(partial(closing.interrupt_all, session_id=session.id, now=NOON))
     assert not await lanes.call(ChatSession.objects.exists)
     assert not await lanes.call(ChatMessage.objects.exists)
     assert not await lanes.call(ChatTurn.objects.exists)
+    assert not await lanes.call(RecordedEvents.objects.exists)
 
 
 # --- The end ------------------------------------------------------------------------------
@@ -424,7 +534,9 @@ async def test_the_result_is_stored_with_what_remains_of_the_answer(session):
         warning="a warning",
         model="m" * 300,
         usage=Usage(2, 30, 4),
-        partial_row=piece,
+        rows=[piece],
+        answer_id=piece.id,
+        incomplete=True,
         first_token_at=after(1),
     )
     turn = await turn_of(started)
@@ -450,10 +562,10 @@ async def test_the_result_is_stored_with_what_remains_of_the_answer(session):
 async def test_ending_twice_counts_and_stores_once(session, status):
     """The first commit may have succeeded without the process hearing of it."""
     started = await begin(session)
-    result = {"status": status, "usage": Usage(1, 10, 5), "partial_row": spoken("Hi")}
-    first = await finish(started, **result)
-    result["partial_row"] = spoken("Hi")
-    assert await finish(started, **result) == first
+    result = {"status": status, "usage": Usage(1, 10, 5)}
+    first, second = spoken("Hi"), spoken("Hi")
+    assert await finish(started, rows=[first], answer_id=first.id, **result) == first.id
+    assert await finish(started, rows=[second], answer_id=second.id, **result) == first.id
     assert await shown(session) == [("user", "Hello"), ("assistant", "Hi")]
     await counters_fit(session)
 
@@ -472,7 +584,7 @@ async def test_an_answer_stored_before_a_tool_is_completed_and_marked(session):
         started,
         status="cancelled",
         answer_id=piece.id,
-        answer_text="Let me look. It is",
+        corrected="Let me look. It is",
         incomplete=True,
     )
     assert await shown(session) == [("user", "Hello"), ("assistant", "Let me look. It is…")]
@@ -513,9 +625,9 @@ async def test_a_turn_that_started_unheard_is_given_up_too(session):
 
 async def test_all_turns_of_a_conversation_can_be_taken_away(session):
     first = await submit(session, "1", process="elsewhere")
-    await checkpoint(first.started, "One")
+    await record(first.started, "One")
     second = await submit(session, "2")
-    await lanes.write(partial(tickets.interrupt_all, session_id=session.id, now=NOON))
+    await lanes.write(partial(closing.interrupt_all, session_id=session.id, now=NOON))
     assert await shown(session) == [("user", "1"), ("assistant", "One…"), ("user", "2")]
     with pytest.raises(LeaseLost):
         await finish(first.started)
@@ -538,7 +650,7 @@ async def test_all_turns_of_a_conversation_can_be_taken_away(session):
     ],
 )
 def test_a_title_is_the_first_fifty_characters(text, title):
-    assert tickets.title_from(text) == title
+    assert titles.title_from(text) == title
 
 
 async def test_an_untitled_conversation_takes_its_title_from_its_first_message(session):
@@ -622,8 +734,7 @@ async def test_a_cleared_message_is_still_the_same_message(session):
 
 
 async def test_a_turn_that_is_gone_has_no_ending(session):
-    look = partial(repeats.find_ending, turn_id=new_id(), now=NOON)
-    assert await lanes.read(look) is None
+    assert await lanes.read(partial(repeats.find_ending, turn_id=new_id())) is None
 
 
 # --- Damage -------------------------------------------------------------------------------

@@ -20,7 +20,6 @@ from conversations.errors import (
     QueueFull,
     ShuttingDown,
     StoreBusy,
-    StoreError,
     ThreadClosed,
     ThreadNotFound,
 )
@@ -32,14 +31,17 @@ from conversations.events import (
     TurnRunning,
 )
 from conversations.models import ChatSession, ChatTurn
+from conversations.store import closing, finishing, leases, records, stops, tickets
 from conversations.store import log as store_log
-from conversations.store import tickets
+from conversations.store.closing import STOPPED
 from conversations.tests import factories, scripted
 from conversations.tests.scripted import Call, Say
 from conversations.tests.turns_helpers import (
+    abandon,
     ask,
     counters_fit,
     log,
+    recorded,
     row,
     rows,
     say,
@@ -47,11 +49,12 @@ from conversations.tests.turns_helpers import (
     stored,
     told,
     until,
+    until_recorded,
     until_said,
     warnings,
     words,
 )
-from conversations.turns import desk as desk_module
+from conversations.turns import life
 from conversations.turns.desk import Desk, desk
 
 
@@ -218,7 +221,7 @@ async def test_waiting_survives_a_store_that_is_away(session, script, gate, monk
     first, second = await say(session, "1"), await say(session, "2")
     await until_said(first, "a ")
     with monkeypatch.context() as away:
-        refuse(away, tickets, "is_first", StoreBusy())
+        refuse(away, tickets, "look_ahead", StoreBusy())
         gate.set()
         await told(first)
         await asyncio.sleep(0.05)
@@ -230,7 +233,7 @@ async def test_a_start_that_breaks_ends_in_one_error(session, script, gate, monk
     script(Say("a b", gate=gate))
     first, second = await say(session, "1"), await say(session, "2")
     with monkeypatch.context() as broken:
-        refuse(broken, tickets, "is_first", ZeroDivisionError())
+        refuse(broken, tickets, "look_ahead", ZeroDivisionError())
         gate.set()
         events = await told(second)
     await told(first)
@@ -242,7 +245,7 @@ async def test_a_start_that_breaks_ends_in_one_error(session, script, gate, monk
 
 async def test_a_fault_of_our_own_closes_the_turn_too(session, monkeypatch):
     with monkeypatch.context() as broken:
-        refuse(broken, desk_module, "AgentRun", ZeroDivisionError())
+        refuse(broken, life, "AgentRun", ZeroDivisionError())
         turn = await say(session, "1")
         events = await told(turn)
     assert [type(event) for event in events] == [TurnRunning, TurnFailed]
@@ -308,12 +311,18 @@ async def test_a_stopped_answer_keeps_what_was_said_marked(session, script, gate
     events = await told(turn)
     assert isinstance(events[-1], TurnCompleted)
     assert events[-1].status == "cancelled"
-    cut = (await log(session))[-1]
+    cut = next(message for message in await log(session) if message.incomplete)
     assert events[-1].message_id == cut.id
     assert await shown(session) == [("user", "Hello"), ("assistant", "Once …")]
     assert (await row(turn)).status == "cancelled"
     await counters_fit(session)
     assert words(await ask(session, "Again")) == "I remember: Hello | Again"
+    assert [(item["role"], item["content"]) for item in scripted.SCRIPT.inputs[-1]] == [
+        ("user", "Hello"),
+        ("assistant", "Once "),
+        ("system", STOPPED),
+        ("user", "Again"),
+    ]
 
 
 async def test_a_stopped_answer_is_whole_with_what_was_said_before_a_tool(session, script, gate):
@@ -363,7 +372,7 @@ async def test_a_stop_at_any_moment_closes_the_turn(user, script):
         said = [text.rstrip("…") for role, text in await shown(session) if role == "assistant"]
         assert said == ([words(events)] if words(events) else [])
         await counters_fit(session)
-        assert desk()._lines == {}
+        assert desk()._turns == {}
         scripted.SCRIPT.clear()
         assert words(await ask(session, "Next"))
         outcomes.add((events[-1].status, words(events)))
@@ -372,7 +381,11 @@ async def test_a_stop_at_any_moment_closes_the_turn(user, script):
 
 async def test_a_stop_before_the_first_step_does_not_block_the_line(session):
     turn = await desk()._admit(
-        session_id=session.id, owner_id=session.owner_id, text="1", idempotency_key=None
+        session_id=session.id,
+        owner_id=session.owner_id,
+        text="1",
+        idempotency_key=None,
+        is_verified=True,
     )
     assert not turn.has_begun
     turn.stop("stopped")
@@ -429,13 +442,13 @@ async def test_a_cancellation_while_it_settles_changes_nothing(session, script, 
     script(Say("a b", gate=gate))
     turn = await say(session)
     await until_said(turn, "a ")
-    finish = tickets.finish
+    finish = finishing.finish
 
     def finish_and_cancel(*arguments: Any, **options: Any) -> Any:
         turn.task.get_loop().call_soon_threadsafe(turn.task.cancel)
         return finish(*arguments, **options)
 
-    monkeypatch.setattr(tickets, "finish", finish_and_cancel)
+    monkeypatch.setattr(finishing, "finish", finish_and_cancel)
     turn.stop("stopped")
     events = await told(turn)
     assert (await row(turn)).status == events[-1].status == "cancelled"
@@ -528,10 +541,10 @@ async def test_a_drain_of_nothing_is_quick(session):
 async def test_a_long_answer_keeps_its_lease_and_its_waiters(session, script, gate, short_lease):
     script(Say("a b", gate=gate))
     first, second = await say(session, "1"), await say(session, "2")
-    begun = [(await row(turn)).lease_expires_at for turn in (first, second)]
+    begun = [(await row(turn)).lease_until for turn in (first, second)]
 
     async def renewed() -> bool:
-        found = [(await row(turn)).lease_expires_at for turn in (first, second)]
+        found = [(await row(turn)).lease_until for turn in (first, second)]
         return all(new > old for new, old in zip(found, begun, strict=True))
 
     await until(renewed)
@@ -543,18 +556,18 @@ async def test_the_answer_so_far_is_kept_while_it_is_written(session, script, ga
     script(Say("a b", gate=gate))
     turn = await say(session)
 
-    async def kept() -> bool:
-        return (await row(turn)).partial == "a "
-
-    await until(kept)
+    await until_recorded(turn, "a ")
     gate.set()
     await told(turn)
-    assert (await row(turn)).partial == ""
+    assert await recorded(turn) == "a b"
 
 
 @pytest.mark.parametrize("error", [StoreBusy(), ZeroDivisionError(), UnicodeError()])
-@pytest.mark.parametrize("name", ["renew", "checkpoint", "find_abandoned"])
-async def test_no_failure_ends_the_signs_of_life(session, short_lease, script, name, error):
+@pytest.mark.parametrize(
+    ("module", "name"),
+    [(leases, "renew"), (records, "record"), (stops, "find_stops"), (leases, "find_abandoned")],
+)
+async def test_no_failure_ends_the_signs_of_life(session, short_lease, script, module, name, error):
     gate = asyncio.Event()
     script(Say("a b", gate=gate))
     with pytest.MonkeyPatch.context() as broken:
@@ -564,18 +577,17 @@ async def test_no_failure_ends_the_signs_of_life(session, short_lease, script, n
             calls.append(1)
             raise error
 
-        broken.setattr(tickets, name, failing)
+        broken.setattr(module, name, failing)
         turn = await say(session)
 
         async def has_failed() -> bool:
             return len(calls) >= 2
 
         await until(has_failed)
-    begun = (await row(turn)).lease_expires_at
+    begun = (await row(turn)).lease_until
 
     async def lives() -> bool:
-        found = await row(turn)
-        return found.lease_expires_at > begun and found.partial == "a "
+        return (await row(turn)).lease_until > begun and await recorded(turn) == "a "
 
     await until(lives)
     gate.set()
@@ -586,7 +598,7 @@ async def test_a_turn_that_was_overtaken_ends_with_one_error(session, script, ga
     script(Say("a b", gate=gate))
     first, second = await say(session, "1"), await say(session, "2")
     await until_said(first, "a ")
-    await lanes.write(partial(tickets.interrupt_all, session_id=session.id, now=timezone.now()))
+    await lanes.write(partial(closing.interrupt_all, session_id=session.id, now=timezone.now()))
     for turn in (first, second):
         events = await told(turn)
         assert isinstance(events[-1], TurnFailed)
@@ -606,9 +618,9 @@ async def test_an_overtaken_turn_writes_nothing_whenever_it_notices(
         turn, running = await say(session, "2"), turn
     await until_said(running if moment == "while it waits" else turn, "a ")
     if moment == "at the end":
-        refuse(monkeypatch, tickets, "finish", LeaseLost())
+        refuse(monkeypatch, finishing, "finish", LeaseLost())
     else:
-        job = partial(tickets.interrupt_all, session_id=session.id, now=timezone.now())
+        job = partial(closing.interrupt_all, session_id=session.id, now=timezone.now())
         await lanes.write(job)
     before = await shown(session)
     gate.set()
@@ -636,21 +648,7 @@ async def test_abandoned_turns_are_closed_although_nobody_speaks_there(
 ):
     """Also after a restart, when no turn lives in the new process."""
     abandoned = await lanes.call(lambda: factories.ChatSessionFactory(owner=user))
-    now = timezone.now()
-    ticket = await lanes.write(
-        lambda db: tickets.submit(
-            db,
-            session_id=abandoned.id,
-            owner_id=user.pk,
-            text="Tell me",
-            idempotency_key=None,
-            process="gone",
-            expires_at=now,
-            now=now,
-            max_queued=5,
-        )
-    )
-    await lanes.write(lambda db: tickets.checkpoint(db, lease=ticket.started.lease, text="Once"))
+    await abandon(abandoned, "Tell me", recorded="Once")
     script(Say("a b", gate=gate))
     turn = await say(session) if while_somebody_speaks_elsewhere else None
     if turn is None:
@@ -670,7 +668,7 @@ async def test_nothing_of_a_turn_or_its_loop_is_left_behind(session):
     turn = await say(session)
     await told(turn)
     await turns.settled(session.id)
-    assert (desk()._turns, desk()._lines) == ({}, {})
+    assert desk()._turns == {}
     gone = weakref.ref(turn)
     del turn
 
@@ -706,8 +704,8 @@ async def test_an_answer_that_cannot_be_saved_is_still_given(session, script, mo
     script(Say("Hello you!"), Say("Again"))
     with monkeypatch.context() as away:
         refuse(away, store_log, "append_for_turn", StoreBusy())
-        refuse(away, tickets, "finish", StoreBusy())
-        away.setattr("conversations.turns.desk.FINISH_PAUSE_SECONDS", 0.5)
+        refuse(away, finishing, "finish", StoreBusy())
+        away.setattr(life, "FINISH_PAUSE_SECONDS", 0.5)
         turn = await say(session)
         events = await told(turn)
         assert words(events) == "Hello you!"
@@ -748,7 +746,7 @@ async def test_what_could_not_be_saved_at_first_is_saved_before_the_end(
     with monkeypatch.context() as away:
         away.setattr(store_log, "append_for_turn", refusing)
         if also_the_end:
-            away.setattr(tickets, "finish", refusing)
+            away.setattr(finishing, "finish", refusing)
         turn = await say(session)
         await until(tried_often)
         assert not turn.closed
@@ -779,7 +777,7 @@ async def test_an_answer_the_memory_does_not_take_is_shown_and_told_of(
 
 async def test_an_end_the_store_mistakes_is_one_closing_event(session, script, monkeypatch):
     script(Say("Hello you!"))
-    refuse(monkeypatch, tickets, "finish", ZeroDivisionError())
+    refuse(monkeypatch, finishing, "finish", ZeroDivisionError())
     events = await ask(session)
     assert warnings(events) == [NOT_SAVED]
     assert isinstance(events[-1], TurnCompleted)
@@ -801,7 +799,7 @@ async def test_a_ticket_that_cannot_be_given_up_is_closed_later(
         return len(attempts) > 4
 
     with monkeypatch.context() as away:
-        away.setattr(tickets, "give_up", refusing)
+        away.setattr(closing, "give_up", refusing)
         second.stop("stopped")
         assert isinstance((await told(second))[-1], TurnCompleted)
         await until(tried_again)
@@ -819,10 +817,10 @@ async def test_a_ticket_that_cannot_be_given_up_is_closed_later(
 async def test_a_late_closing_gives_way_to_whoever_was_faster(session, script, monkeypatch):
     script(Say("Hello you!"))
     with monkeypatch.context() as away:
-        refuse(away, tickets, "finish", StoreBusy())
+        refuse(away, finishing, "finish", StoreBusy())
         turn = await say(session)
         await told(turn)
-    job = partial(tickets.interrupt_all, session_id=session.id, now=timezone.now())
+    job = partial(closing.interrupt_all, session_id=session.id, now=timezone.now())
     await lanes.write(job)
 
     async def forgotten() -> bool:
@@ -832,10 +830,3 @@ async def test_a_late_closing_gives_way_to_whoever_was_faster(session, script, m
     assert (await row(turn)).status == "interrupted"
     assert await shown(session) == [("user", "Hello"), ("assistant", "Hello you!…")]
     await counters_fit(session)
-
-
-async def test_a_store_that_is_away_from_the_start_refuses(session, monkeypatch):
-    refuse(monkeypatch, tickets, "submit", StoreBusy())
-    with pytest.raises(StoreError):
-        await say(session)
-    assert desk()._turns == {}

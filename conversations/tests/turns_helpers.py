@@ -5,11 +5,18 @@ from __future__ import annotations
 import asyncio
 import time
 from collections.abc import Awaitable, Callable
+from functools import partial
 from typing import Any, TypeVar
 
+from django.utils import timezone
+
 from conversations import lanes
-from conversations.events import ContentDelta, ToolCalled, TurnEvent
+from conversations.events import ContentDelta, ToolCalled, TurnEvent, TurnRunning, encode_events
 from conversations.models import ChatMessage, ChatSession, ChatTurn
+from conversations.store import records, tickets
+from conversations.store.leases import Holder
+from conversations.store.records import Recording
+from conversations.store.tickets import Ticket
 from conversations.turns import send as _send
 from conversations.turns.live import LiveTurn
 
@@ -94,6 +101,44 @@ async def rows(session: Any) -> list[ChatTurn]:
 
 async def stored(session: Any) -> ChatSession:
     return await lanes.call(lambda: ChatSession.objects.get(id=session.id))
+
+
+async def recorded(turn: Any) -> str:
+    """What is recorded of a turn's answer."""
+    said, _ = await lanes.read(partial(records.recorded_answer, turn_id=turn.id))
+    return said
+
+
+async def until_recorded(turn: Any, text: str) -> None:
+    """Wait until any process could tell `text`."""
+
+    async def is_recorded() -> bool:
+        return await recorded(turn) == text
+
+    await until(is_recorded)
+
+
+async def abandon(session: Any, text: str, *, recorded: str = "", key: str | None = None) -> Ticket:
+    """A turn whose process said `recorded` and was never heard of again."""
+    ticket = await lanes.write(
+        partial(
+            tickets.submit,
+            holder=Holder("gone", 0),
+            session_id=session.id,
+            owner_id=session.owner_id,
+            text=text,
+            idempotency_key=key,
+            now=timezone.now(),
+            max_queued=5,
+        )
+    )
+    if recorded:
+        recording = Recording(
+            1, 2, encode_events([TurnRunning(ticket.turn_id), ContentDelta(recorded)])
+        )
+        lease = ticket.started.lease
+        await lanes.write(partial(records.record, recordings=[(lease, recording)]))
+    return ticket
 
 
 async def counters_fit(session: Any) -> None:

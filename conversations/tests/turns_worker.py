@@ -29,8 +29,9 @@ from agents import Agent  # noqa: E402
 
 from conversations import lanes, turns  # noqa: E402
 from conversations.assistant import TurnContext, get_agent  # noqa: E402
-from conversations.events import TurnCompleted  # noqa: E402
+from conversations.events import ContentDelta, TurnCompleted  # noqa: E402
 from conversations.tests import scripted  # noqa: E402
+from conversations.turns.follow import FollowedTurn  # noqa: E402
 from conversations.turns.live import LiveTurn  # noqa: E402
 
 ANSWER = "Answer to "
@@ -91,12 +92,11 @@ async def main(session_id: str, owner_id: str, options: str, *texts: str) -> Non
     lanes.close()
 
 
-async def _end_of(turn: LiveTurn) -> list[str]:
+async def _end_of(turn: LiveTurn | FollowedTurn) -> list[str]:
     """What was said, and how it closed."""
-    async for _ in turn.listen():
-        pass
-    last = turn.events[-1]
-    return [turn.said, last.status if isinstance(last, TurnCompleted) else last.code]  # type: ignore[union-attr]
+    events = [event async for batch in turn.listen() for _, event in batch]
+    said, last = "".join(e.text for e in events if isinstance(e, ContentDelta)), events[-1]
+    return [said, last.status if isinstance(last, TurnCompleted) else last.code]  # type: ignore[union-attr]
 
 
 def _listen_to_stdin(loop: asyncio.AbstractEventLoop, words: dict[str, asyncio.Event]) -> None:

@@ -13,22 +13,65 @@ from typing import TYPE_CHECKING, Any
 from uuid import UUID
 
 if TYPE_CHECKING:
+    from conversations.store.stops import Stop
+    from conversations.turns.follow import FollowedTurn
     from conversations.turns.live import LiveTurn
 
 
 async def send(
-    *, session_id: UUID, owner_id: Any, text: str, idempotency_key: str | None = None
-) -> LiveTurn:
+    *,
+    session_id: UUID,
+    owner_id: Any,
+    text: str,
+    idempotency_key: str | None = None,
+    is_verified: bool = True,
+) -> LiveTurn | FollowedTurn:
     """Say something in a conversation.
 
     The same `idempotency_key` with the same text within 24 hours is the same turn, told once more.
-    Raises ThreadNotFound, ThreadClosed, QueueFull, IdempotencyConflict, StoreError, ShuttingDown:
-    nothing is stored.
+    Where the store takes nothing, the answer comes without it and says so; with an owner that could
+    not be verified there, also without what was said before. Raises ThreadNotFound, ThreadClosed,
+    QueueFull, IdempotencyConflict, ShuttingDown: nothing is stored.
     """
     from conversations.turns.desk import desk  # noqa: PLC0415 - imports the SDK
 
     return await desk().send(
-        session_id=session_id, owner_id=owner_id, text=text, idempotency_key=idempotency_key
+        session_id=session_id,
+        owner_id=owner_id,
+        text=text,
+        idempotency_key=idempotency_key,
+        is_verified=is_verified,
+    )
+
+
+async def pick_up(
+    *, session_id: UUID, owner_id: Any, turn_id: UUID, after: int, is_verified: bool = True
+) -> tuple[LiveTurn | FollowedTurn, int]:
+    """A turn to listen to once more, wherever it runs, and the number after which to begin.
+
+    Raises ThreadNotFound, TurnNotFound; EventsGone when it ended too long ago to go on in the
+    middle; Invalid when it never told so many events.
+    """
+    from conversations.turns.desk import desk  # noqa: PLC0415
+
+    return await desk().pick_up(
+        session_id=session_id,
+        owner_id=owner_id,
+        turn_id=turn_id,
+        after=after,
+        is_verified=is_verified,
+    )
+
+
+async def stop(*, session_id: UUID, owner_id: Any, turn_id: UUID, is_verified: bool = True) -> Stop:
+    """Ask a turn to stop, wherever it runs; what was said so far stays, marked.
+
+    Raises ThreadNotFound, TurnNotFound.
+    """
+    from conversations.turns.desk import desk  # noqa: PLC0415
+
+    return await desk().stop(
+        session_id=session_id, owner_id=owner_id, turn_id=turn_id, is_verified=is_verified
     )
 
 
@@ -54,7 +97,7 @@ async def drain(grace_seconds: float) -> None:
 
 
 async def look_after_abandoned() -> None:
-    """For a process that starts: close, two leases later, what one before it left open."""
+    """For a process that serves: close what others left open when they died, answer what waited."""
     from conversations.turns.desk import desk  # noqa: PLC0415
 
     desk().look_after_abandoned()

@@ -1,78 +1,87 @@
-"""Where the turns of one process are kept: who waits, who runs, and that all of them end.
+"""Where the turns of one process are kept: taken, found again, stopped, and all of them ended.
 
-Order between processes is the database's (`store.tickets`); here only the oldest local turn of a
-conversation asks for it, and finishing wakes exactly the next local one.
+Order between processes is the database's (`store.tickets`).
 """
 
 from __future__ import annotations
 
 import asyncio
 import logging
-import os
-import random
-import secrets
-import socket
 import weakref
-from bisect import insort
-from collections.abc import Coroutine
 from functools import partial
-from typing import Any, Final
+from typing import Any
 from uuid import UUID
 
 from django.utils import timezone
 
-from conversations import lanes
+from conversations import lanes, processes
 from conversations.conf import get_conf
 from conversations.errors import (
-    ConversationsError,
-    LeaseLost,
+    EventsGone,
+    IdempotencyConflict,
+    Invalid,
+    QueueFull,
     ShuttingDown,
+    StoreBusy,
     StoreError,
-    TurnError,
-    TurnInterrupted,
+    StoreReadOnly,
 )
-from conversations.events import (
-    NOT_SAVED,
-    TurnCompleted,
-    TurnQueued,
-    TurnRunning,
-)
-from conversations.store import tickets
-from conversations.store.repeats import Repeat
-from conversations.store.tickets import Started, Ticket
+from conversations.items import Memory
+from conversations.store import stops, tickets
+from conversations.store.leases import Holder
+from conversations.store.records import has_records
+from conversations.store.repeats import Ending, Repeat, find_ending
+from conversations.store.stops import Stop
+from conversations.store.threads import find_turn
+from conversations.store.tickets import Orphan, Ticket
+from conversations.turns.follow import FollowedTurn
 from conversations.turns.heartbeat import Heartbeat, start_task
-from conversations.turns.live import LiveTurn, failed
-from conversations.turns.replay import tell_again
-from conversations.turns.run import AgentRun, OwnThreads, settled, turn_error
+from conversations.turns.life import Life
+from conversations.turns.line import Lines
+from conversations.turns.live import LiveTurn, Unsaved
+from conversations.turns.unsaved import build_unsaved_turn
 
 logger = logging.getLogger(__name__)
-
-FIRST_PAUSE_SECONDS: Final = 0.01
-LONGEST_PAUSE_SECONDS: Final = 0.2
-FINISH_PAUSE_SECONDS: Final = 0.05
 
 
 class Desk:
     """The turns of one event loop."""
 
     def __init__(self) -> None:
-        self.process = f"{socket.gethostname()[:30]}:{os.getpid()}:{secrets.token_hex(4)}"
+        self.process = processes.new_name()
         self.draining = False
         self._turns: dict[UUID, LiveTurn] = {}
-        self._lines: dict[UUID, list[LiveTurn]] = {}
-        self._admissions: set[asyncio.Task[LiveTurn]] = set()
-        self._replays: set[asyncio.Task[None]] = set()
-        self._heartbeat = Heartbeat(self.process, self._turns)
+        self._lines = Lines()
+        self._admissions: set[asyncio.Task[LiveTurn | FollowedTurn]] = set()
+        self._followed: weakref.WeakSet[FollowedTurn] = weakref.WeakSet()
+        self._heartbeat = Heartbeat(self._turns, holder=self.holder, adopt=self._adopt)
+        self._life = Life(
+            lines=self._lines, heartbeat=self._heartbeat, holder=self.holder, adopt=self._adopt
+        )
+
+    def holder(self) -> Holder:
+        """This process, as the one that takes leases."""
+        return Holder(self.process, round(get_conf().chat_lease_seconds * 1000))
 
     async def send(
-        self, *, session_id: UUID, owner_id: Any, text: str, idempotency_key: str | None
-    ) -> LiveTurn:
+        self,
+        *,
+        session_id: UUID,
+        owner_id: Any,
+        text: str,
+        idempotency_key: str | None,
+        is_verified: bool = True,
+    ) -> LiveTurn | FollowedTurn:
         if self.draining:
             raise ShuttingDown
         # A task of its own: a ticket once taken is answered, also when its sender is cancelled.
         admission = asyncio.get_running_loop().create_task(
             self._admit(
-                session_id=session_id, owner_id=owner_id, text=text, idempotency_key=idempotency_key
+                session_id=session_id,
+                owner_id=owner_id,
+                text=text,
+                idempotency_key=idempotency_key,
+                is_verified=is_verified,
             )
         )
         self._admissions.add(admission)
@@ -82,13 +91,64 @@ class Desk:
     def find(self, turn_id: UUID) -> LiveTurn | None:
         return self._turns.get(turn_id)
 
+    async def pick_up(
+        self,
+        *,
+        session_id: UUID,
+        owner_id: Any,
+        turn_id: UUID,
+        after: int,
+        is_verified: bool = True,
+    ) -> tuple[LiveTurn | FollowedTurn, int]:
+        """A turn to listen to once more, and the number after which to begin.
+
+        Whoever is not verified finds only what the store did not take. Raises ThreadNotFound,
+        TurnNotFound, EventsGone, StoreError, Invalid when it never told so many events.
+        """
+        live = self._find_own(turn_id, session_id, owner_id, is_verified=is_verified)
+        if live is not None:
+            _refuse_beyond(after, live.event_count if live.closed else len(live.events) - 1)
+            return live, min(after, live.event_count)
+        if not is_verified:
+            raise StoreError
+        ending, is_recorded = await lanes.read(
+            partial(_find_told, session_id=session_id, owner_id=owner_id, turn_id=turn_id)
+        )
+        if not ending.is_live and ending.status != "interrupted":
+            _refuse_beyond(after, ending.event_count)
+            after = min(after, ending.event_count)
+            if 0 < after < ending.event_count - 1 and not is_recorded:
+                raise EventsGone
+        return self._follow(turn_id, session_id), after
+
+    async def stop(
+        self, *, session_id: UUID, owner_id: Any, turn_id: UUID, is_verified: bool = True
+    ) -> Stop:
+        """Ask one turn to stop, wherever it runs. Raises ThreadNotFound, TurnNotFound."""
+        live = self._find_own(turn_id, session_id, owner_id, is_verified=is_verified)
+        if live is not None and not live.closed:
+            live.stop("stopped")
+            return Stop("queued" if live.is_waiting else "running", had_ended=False)
+        if not is_verified:
+            raise StoreError
+        return await lanes.write(
+            partial(
+                stops.request_stop,
+                session_id=session_id,
+                owner_id=owner_id,
+                turn_id=turn_id,
+                holder=self.holder(),
+                now=timezone.now(),
+            )
+        )
+
     async def stop_session(self, session_id: UUID, *, reason: Any) -> None:
         """End what runs or waits here for a conversation, and wait until it has settled."""
-        await self._stop(list(self._lines.get(session_id, [])), reason)
+        await self._stop(self._of(session_id), reason)
 
     def look_after_abandoned(self) -> None:
-        """Close what a process before this one left open, as soon as it is sure to be gone."""
-        self._heartbeat.begin(linger_seconds=get_conf().chat_lease_seconds * 2.5)
+        """From now on, close and adopt what processes that are gone left open."""
+        self._heartbeat.begin(watch=True)
 
     async def drain(self, grace_seconds: float) -> None:
         """Take nothing new; let what runs finish for a while, then stop it and keep its parts."""
@@ -97,19 +157,22 @@ class Desk:
         deadline = loop.time() + grace_seconds
         while (tasks := self._tasks()) and (left := deadline - loop.time()) > 0:
             await asyncio.wait(tasks, timeout=left)
+        for followed in self._listened():
+            await followed.left(within=max(0, deadline - loop.time()))
         if self._admissions:  # they will be answered, so they must be here before we stop
             await asyncio.wait(self._admissions)
-        for replay in self._replays:
-            replay.cancel()
+        for followed in self._followed:
+            followed.hang_up()
         await self._stop(list(self._turns.values()), "shutdown")
-        if self._replays:
-            await asyncio.wait(self._replays)
         self._heartbeat.end()
 
     async def settled(self, session_id: UUID) -> None:
         """Wait until nothing runs or waits here for a conversation."""
-        while line := self._lines.get(session_id):
-            await asyncio.wait([turn.task for turn in line if turn.task is not None])
+        while turns := self._of(session_id):
+            await asyncio.wait([turn.task for turn in turns if turn.task is not None])
+
+    def _of(self, session_id: UUID) -> list[LiveTurn]:
+        return [turn for turn in self._turns.values() if turn.session_id == session_id]
 
     async def _stop(self, turns: list[LiveTurn], reason: Any) -> None:
         for turn in turns:
@@ -120,247 +183,149 @@ class Desk:
 
     def _tasks(self) -> set[asyncio.Task[Any]]:
         turns = {turn.task for turn in self._turns.values() if turn.task is not None}
-        return turns | self._admissions | self._replays
+        return turns | self._admissions
+
+    def _listened(self) -> list[FollowedTurn]:
+        return [followed for followed in self._followed if followed.has_listener]
+
+    def _find_own(
+        self, turn_id: UUID, session_id: UUID, owner_id: Any, *, is_verified: bool
+    ) -> LiveTurn | None:
+        turn = self.find(turn_id)
+        if turn is None or (turn.session_id, turn.owner_id) != (session_id, owner_id):
+            return None
+        return turn if is_verified or turn.unsaved is not None else None
 
     async def _admit(
-        self, *, session_id: UUID, owner_id: Any, text: str, idempotency_key: str | None
-    ) -> LiveTurn:
-        """Take a ticket and make its turn live."""
-        conf, now = get_conf(), timezone.now()
-        ticket = await lanes.write(
-            lambda db: tickets.submit(
-                db,
-                session_id=session_id,
-                owner_id=owner_id,
-                text=text,
-                idempotency_key=idempotency_key,
-                process=self.process,
-                expires_at=now + conf.lease,
-                now=now,
-                max_queued=conf.chat_max_queued_turns,
-            )
+        self,
+        *,
+        session_id: UUID,
+        owner_id: Any,
+        text: str,
+        idempotency_key: str | None,
+        is_verified: bool,
+    ) -> LiveTurn | FollowedTurn:
+        """Take a ticket and make its turn live; where the store takes none, answer without it."""
+        said = partial(
+            tickets.submit,
+            holder=self.holder(),
+            session_id=session_id,
+            owner_id=owner_id,
+            text=text,
+            idempotency_key=idempotency_key,
+            now=timezone.now(),
+            max_queued=get_conf().chat_max_queued_turns,
         )
+        if not is_verified:  # whose conversation it is cannot be looked up
+            unsaved = Unsaved(None, idempotency_key)
+            return self._take_unsaved(session_id, owner_id, text, unsaved)
+        try:
+            ticket = await _submitted(said)
+        except StoreError as error:
+            logger.warning("a message is answered without the store: %s", type(error).__name__)
+            found = await _peeked(
+                partial(
+                    tickets.peek,
+                    session_id=session_id,
+                    owner_id=owner_id,
+                    text=text,
+                    idempotency_key=idempotency_key,
+                    now=timezone.now(),
+                )
+            )
+            if not isinstance(found, Repeat):
+                unsaved = Unsaved(found, idempotency_key)
+                return self._take_unsaved(session_id, owner_id, text, unsaved)
+            ticket = found
         if isinstance(ticket, Repeat):
-            return self.find(ticket.turn_id) or self._tell_again(ticket, owner_id, text)
-        turn = LiveTurn(ticket, owner_id=owner_id, text=text)
+            return self.find(ticket.turn_id) or self._follow(ticket.turn_id, session_id)
+        return self._take(LiveTurn(ticket, owner_id=owner_id, text=text))
+
+    def _admitted(self, admission: asyncio.Task[LiveTurn | FollowedTurn]) -> None:
+        self._admissions.discard(admission)
+        if not admission.cancelled():
+            admission.exception()  # seen, also where the sender has gone
+
+    def _take(self, turn: LiveTurn) -> LiveTurn:
         self._turns[turn.id] = turn
-        insort(self._lines.setdefault(session_id, []), turn, key=_number)
+        self._lines.join(turn)
         # Neither the request's context nor its threads: the turn outlives it.
         turn.task = start_task(self._live(turn))
         self._heartbeat.begin()
         return turn
 
-    def _admitted(self, admission: asyncio.Task[LiveTurn]) -> None:
-        self._admissions.discard(admission)
-        if not admission.cancelled():
-            admission.exception()  # seen, also where the sender has gone
+    def _take_unsaved(
+        self, session_id: UUID, owner_id: Any, text: str, unsaved: Unsaved
+    ) -> LiveTurn:
+        """Raises QueueFull, IdempotencyConflict."""
+        line = self._lines.of(session_id=session_id, owner_id=owner_id)
+        for turn in line:
+            key = turn.unsaved.idempotency_key if turn.unsaved is not None else None
+            if key is not None and key == unsaved.idempotency_key:
+                if turn.text != text:
+                    raise IdempotencyConflict
+                return turn
+        if len(line) > get_conf().chat_max_queued_turns:
+            raise QueueFull
+        turn = build_unsaved_turn(
+            session_id=session_id, owner_id=owner_id, text=text, line=line, unsaved=unsaved
+        )
+        return self._take(turn)
 
-    def _tell_again(self, repeat: Repeat, owner_id: Any, text: str) -> LiveTurn:
-        """A turn that is not here, for whoever repeats its message."""
-        ticket = Ticket(repeat.turn_id, repeat.session_id, repeat.number, ahead=0, started=None)
-        turn = LiveTurn(ticket, owner_id=owner_id, text=text)
-        turn.task = start_task(tell_again(turn))
-        self._replays.add(turn.task)
-        turn.task.add_done_callback(partial(self._told, turn))
-        return turn
+    def _adopt(self, orphans: list[Orphan]) -> None:
+        """Answer what was said to processes that are gone."""
+        for orphan in orphans:
+            logger.info("turn %s is adopted", orphan.ticket.turn_id)
+            self._take(LiveTurn(orphan.ticket, owner_id=orphan.owner_id, text=orphan.text))
 
-    def _told(self, turn: LiveTurn, replay: asyncio.Task[None]) -> None:
-        self._replays.discard(replay)
-        if not turn.closed:
-            turn.emit(failed(turn, ShuttingDown()))
+    def _follow(self, turn_id: UUID, session_id: UUID) -> FollowedTurn:
+        followed = FollowedTurn(turn_id, session_id, recover=self._heartbeat.recover)
+        self._followed.add(followed)
+        return followed
 
     async def _live(self, turn: LiveTurn) -> None:
-        """A turn from its ticket to its closing event, whatever happens."""
-        turn.has_begun = True
-        started: Started | None = None
         try:
-            try:
-                if not turn.stop_reason:
-                    started = turn.ticket.started or await self._wait(turn)
-            except (asyncio.CancelledError, LeaseLost) as error:
-                logger.debug("turn %s will not start: %s", turn.id, type(error).__name__)
-            except Exception as error:
-                logger.warning("turn %s cannot start: %s", turn.id, type(error).__name__)
-            if started is None:
-                turn.settling = True
-                await _uninterrupted(self._give_up(turn))
-                return
-            turn.emit(TurnRunning(turn.id))
-            await self._run(turn, started)
-        except Exception as error:  # a fault of our own: the line must go on all the same
-            logger.warning("turn %s broke: %s", turn.id, type(error).__name__)
-            await _uninterrupted(self._give_up(turn))
+            await self._life.live(turn)
         finally:
-            self._leave(turn)
-
-    async def _wait(self, turn: LiveTurn) -> Started:
-        turn.emit(TurnQueued(turn.id, turn.ticket.ahead))
-        line = self._lines[turn.session_id]
-        while line[0] is not turn:
-            turn.is_next.clear()
-            await turn.is_next.wait()
-        pause = FIRST_PAUSE_SECONDS
-        while True:
-            try:
-                started = await self._try_to_start(turn.ticket)
-            except StoreError as error:
-                logger.warning("turn %s waits for the store (%s)", turn.id, type(error).__name__)
-                started = None
-            if started is not None:
-                return started
-            await asyncio.sleep(pause * random.uniform(0.5, 1.5))  # noqa: S311 - no secret
-            pause = min(pause * 1.6, LONGEST_PAUSE_SECONDS)
-
-    async def _try_to_start(self, ticket: Ticket) -> Started | None:
-        now = timezone.now()
-        if not await lanes.read(lambda db: tickets.is_first(db, ticket=ticket, now=now)):
-            return None
-        expires_at = now + get_conf().lease
-        return await lanes.write(
-            lambda db: tickets.start(db, ticket=ticket, expires_at=expires_at, now=now)
-        )
-
-    async def _run(self, turn: LiveTurn, started: Started) -> None:
-        turn.started = started
-        run = AgentRun(turn, started)
-        async with OwnThreads():
-            try:
-                status, error = await self._perform(turn, run)
-                turn.settling = True
-                await _uninterrupted(run.settle())
-            except LeaseLost:
-                turn.emit(failed(turn, TurnInterrupted()))
-                return
-        await _uninterrupted(self._close(turn, run, status, error))
-
-    async def _perform(
-        self, turn: LiveTurn, run: AgentRun
-    ) -> tuple[str, ConversationsError | None]:
-        """Run the agent; the status the turn ends with. Raises LeaseLost."""
-        try:
-            async with asyncio.timeout(get_conf().chat_turn_timeout_seconds):
-                await run.perform()
-        except asyncio.CancelledError:
-            if turn.stop_reason == "lost":
-                raise LeaseLost from None
-            if turn.stop_reason in {"stopped", "deleted"}:
-                return "cancelled", None
-            return "interrupted", TurnInterrupted()  # nobody asked for it
-        except LeaseLost:
-            raise
-        except Exception as error:
-            # The type, never the text: it may hold what people said.
-            logger.warning("turn %s failed: %s", turn.id, type(error).__name__)
-            return "failed", turn_error(error)
-        return "completed", None
-
-    async def _close(
-        self, turn: LiveTurn, run: AgentRun, status: str, error: ConversationsError | None
-    ) -> None:
-        """Store how the turn ended, then say so: what was announced is never lost."""
-        answer_id: UUID | None = None
-        try:
-            answer_id = await self._store_ending(run, status, error)
-        except LeaseLost:
-            turn.emit(failed(turn, TurnInterrupted()))
-            return
-        except Exception as failure:
-            self._heartbeat.close_later(
-                turn, failure, lambda: self._store_ending(run, status, error, patient=False)
-            )
-            run.session.warning = NOT_SAVED
-        run.warn()
-        if error is not None:
-            turn.emit(failed(turn, error))
-            return
-        turn.emit(
-            TurnCompleted(
-                turn_id=turn.id,
-                status="cancelled" if status == "cancelled" else "completed",
-                message_id=answer_id,
-                user_message_id=run.user_message_id,
-                usage=run.usage,
-                warning=run.session.warning,
-            )
-        )
-
-    async def _store_ending(
-        self,
-        run: AgentRun,
-        status: str,
-        error: ConversationsError | None,
-        *,
-        patient: bool = True,
-    ) -> UUID | None:
-        """The answer's id, once all is stored; tries again while the store's budget lasts."""
-        loop, now = asyncio.get_running_loop(), timezone.now()
-        deadline = loop.time() + get_conf().chat_store_budget_seconds if patient else 0
-        lease = run.session.lease
-        while True:
-            batch = run.unsaved()
-            result = run.result(status, error, batch)
-            finish = partial(tickets.finish, lease=lease, result=result, batch=batch, now=now)
-            try:
-                answer_id = await lanes.write(finish)
-            except StoreError:
-                if loop.time() > deadline:
-                    break
-            else:
-                if batch is not None:
-                    run.session.saved(batch)
-                return answer_id
-            await asyncio.sleep(FINISH_PAUSE_SECONDS)
-        # One after the other: better a closed turn without its last words than an open one.
-        await run.save()
-        result = run.result(status, error)
-        return await lanes.write(partial(tickets.finish, lease=lease, result=result, now=now))
-
-    async def _give_up(self, turn: LiveTurn) -> None:
-        """Close a turn that will not run; its message stays in the conversation."""
-        stopped = turn.stop_reason in {"stopped", "deleted"}
-        status = "cancelled" if stopped else "interrupted"
-        error_code = "" if stopped else TurnInterrupted.code
-        now = timezone.now()
-
-        async def close() -> UUID | None:
-            return await lanes.write(
-                lambda db: tickets.give_up(
-                    db, turn_id=turn.id, status=status, error_code=error_code, now=now
-                )
-            )
-
-        user_message_id: UUID | None = None
-        try:
-            user_message_id = await close()
-        except Exception as failure:
-            self._heartbeat.close_later(turn, failure, close)
-        if stopped:
-            turn.emit(TurnCompleted(turn.id, "cancelled", None, user_message_id))
-        else:
-            turn.emit(failed(turn, TurnInterrupted()))
-
-    def _leave(self, turn: LiveTurn) -> None:
-        """Out of the line; the next local turn may ask for its start."""
-        if not turn.closed:
-            turn.emit(failed(turn, TurnError()))
-        self._turns.pop(turn.id, None)
-        line = self._lines[turn.session_id]
-        line.remove(turn)
-        if line:
-            line[0].is_next.set()
-        else:
-            del self._lines[turn.session_id]
+            self._turns.pop(turn.id, None)
+            self._lines.leave(turn)
 
 
-async def _uninterrupted(work: Coroutine[Any, Any, None]) -> None:
-    """Finish `work` whoever cancels: a turn that settles does so to the end."""
-    task = asyncio.get_running_loop().create_task(work)
-    await settled(task)
-    task.result()
+async def _submitted(submit: Any) -> Ticket | Repeat:
+    """The ticket; where only the memory cannot be read, a ticket without it. Raises StoreError."""
+    try:
+        ticket: Ticket | Repeat = await lanes.write(submit)
+    except (StoreBusy, StoreReadOnly):
+        raise
+    except StoreError:
+        ticket = await lanes.write(partial(submit, with_memory=False))
+    return ticket
 
 
-def _number(turn: LiveTurn) -> int:
-    return turn.ticket.number
+async def _peeked(peek: Any) -> Memory | Repeat | None:
+    """What can be read where nothing can be written; None: not that either."""
+    try:
+        found: Memory | Repeat = await lanes.read(peek)
+    except StoreError:
+        return None
+    return found
+
+
+def _find_told(
+    db: lanes.Database, *, session_id: UUID, owner_id: Any, turn_id: UUID
+) -> tuple[Ending, bool]:
+    """How one's own turn stands, and whether anything is recorded of it."""
+    find_turn(db, session_id=session_id, owner_id=owner_id, turn_id=turn_id)
+    ending = find_ending(db, turn_id=turn_id)
+    if ending is None:
+        raise StoreError  # it went between two reads
+    return ending, has_records(db, turn_id=turn_id)
+
+
+def _refuse_beyond(after: int, last: int) -> None:
+    if after > last + 1:  # `[DONE]` counts, too
+        message = "is beyond the end of this turn's stream"
+        raise Invalid(fields=[{"field": "Last-Event-ID", "message": message, "code": "invalid"}])
 
 
 _desks: weakref.WeakKeyDictionary[asyncio.AbstractEventLoop, Desk] = weakref.WeakKeyDictionary()

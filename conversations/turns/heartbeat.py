@@ -1,4 +1,4 @@
-"""What keeps the turns of a process its own: signs of life, checkpoints, and late closings."""
+"""What keeps the turns of a process its own: signs of life, records, stops, and late closings."""
 
 from __future__ import annotations
 
@@ -14,38 +14,51 @@ from django.utils import timezone
 
 from conversations import lanes
 from conversations.conf import get_conf
-from conversations.errors import LeaseLost, StoreError
-from conversations.store import tickets
+from conversations.errors import StoreError
+from conversations.store import leases, records, stops, tickets
+from conversations.store.leases import Holder
+from conversations.store.tickets import Orphan
 from conversations.turns.live import LiveTurn
 
 Closing = Callable[[], Awaitable[UUID | None]]
 
 logger = logging.getLogger(__name__)
 
-CHECKPOINT_SECONDS: Final = 1.0
+TICK_SECONDS: Final = 0.2
 
 
 class Heartbeat:
-    """One task for all turns of a desk; it beats while there are any.
+    """One task for all turns of a desk; it beats while there are any, or for as long as it watches.
 
-    No failure ends it: without it, every turn of this process would be taken away.
+    Every tick it records what was told and looks for requests to stop; every third of a lease it
+    renews the leases and looks after what processes that are gone left open. No failure ends it:
+    without it, every turn of this process would be taken away.
     """
 
-    def __init__(self, process: str, turns: Mapping[UUID, LiveTurn]) -> None:
-        self._process = process
+    def __init__(
+        self,
+        turns: Mapping[UUID, LiveTurn],
+        *,
+        holder: Callable[[], Holder],
+        adopt: Callable[[list[Orphan]], None],
+    ) -> None:
         self._turns = turns
+        self._holder = holder
+        self._adopt = adopt
         self._unclosed: dict[UUID, Closing] = {}
         self._task: asyncio.Task[None] | None = None
-        self._linger_until = 0.0
+        self._is_watching = False
+        self._wanted = asyncio.Event()
 
-    def begin(self, *, linger_seconds: float = 0) -> None:
-        """Beat while there are turns, and at least for so long."""
-        until = asyncio.get_running_loop().time() + linger_seconds
-        self._linger_until = max(self._linger_until, until)
+    def begin(self, *, watch: bool = False) -> None:
+        """Beat while there are turns; with `watch`, until the end, for those others left too."""
+        self._is_watching |= watch
+        self._wanted.set()
         if self._task is None:
-            self._task = start_task(self._beat_while_needed())
+            self._task = start_task(self._beat_while_needed(look_at_once=watch))
 
     def end(self) -> None:
+        self._is_watching = False
         if self._task is not None:
             self._task.cancel()
 
@@ -55,13 +68,28 @@ class Heartbeat:
         if isinstance(failure, StoreError):
             self._unclosed[turn.id] = closing
 
-    async def _beat_while_needed(self) -> None:
+    async def recover(self, session_id: UUID) -> None:
+        """Close what is abandoned in a conversation, and adopt what waits there."""
+        orphans = await lanes.write(
+            partial(
+                tickets.recover,
+                session_id=session_id,
+                holder=self._holder(),
+                now=timezone.now(),
+                adopts=True,
+            )
+        )
+        self._adopt(orphans)
+
+    async def _beat_while_needed(self, *, look_at_once: bool) -> None:
         loop = asyncio.get_running_loop()
         renewed_at = loop.time()
         try:
-            while self._turns or self._unclosed or loop.time() < self._linger_until:
+            if look_at_once:
+                await self._beat(renew=True)
+            while self._turns or self._unclosed or self._is_watching:
                 third = get_conf().chat_lease_seconds / 3
-                await asyncio.sleep(min(CHECKPOINT_SECONDS, third))
+                await self._pause(third)
                 beat_at = loop.time()
                 is_due = beat_at - renewed_at >= third * 0.9
                 if await self._beat(renew=is_due) and is_due:
@@ -69,57 +97,71 @@ class Heartbeat:
         finally:
             self._task = None
 
+    async def _pause(self, third: float) -> None:
+        """Until the next tick; where there is nothing to do, longer, but not past a sweep."""
+        if not self._turns and not self._unclosed:
+            self._wanted.clear()
+            try:
+                async with asyncio.timeout(third):
+                    await self._wanted.wait()
+            except TimeoutError:
+                return
+        await asyncio.sleep(min(TICK_SECONDS, third))
+
     async def _beat(self, *, renew: bool) -> bool:
         """All at once, so that the store may commit it together; whether all of it was stored."""
-        work: list[Coroutine[Any, Any, None]] = []
-        if renew:
-            work += [self._renew(), self._recover()]
-        work += [self._checkpoint(turn) for turn in self._turns.values()]
+        work: list[Coroutine[Any, Any, None]] = [self._record(), self._look_for_stops()]
+        work += [self._renew()] if renew else []
         work += [self._close(turn_id) for turn_id in self._unclosed]
         outcomes = await asyncio.gather(*work, return_exceptions=True)
+        if renew:  # only then: what is ours and late is not abandoned
+            outcomes += await asyncio.gather(self._look_after_abandoned(), return_exceptions=True)
         failures = [outcome for outcome in outcomes if isinstance(outcome, Exception)]
         if failures:
             logger.warning("no sign of life stored: %s", type(failures[0]).__name__)
         return not failures
 
     async def _renew(self) -> None:
-        mine = list(self._turns.values())
-        expires_at = timezone.now() + get_conf().lease
-        kept = await lanes.write(
-            partial(
-                tickets.renew,
-                process=self._process,
-                turn_ids=[turn.id for turn in mine],
-                expires_at=expires_at,
-            )
-        )
+        mine = [turn for turn in self._turns.values() if turn.unsaved is None]
+        turn_ids = {turn.id for turn in mine} | self._unclosed.keys()
+        if not turn_ids:
+            return
+        kept = await lanes.write(partial(leases.renew, holder=self._holder(), turn_ids=turn_ids))
         for turn in mine:
             if turn.id not in kept:
                 turn.stop("lost")  # does nothing to a turn that is settling
 
-    async def _recover(self) -> None:
-        """Close what other processes left open a whole lease ago, though nobody speaks there."""
-        now = timezone.now()
-        expired_before = now - get_conf().lease
-        abandoned = await lanes.read(partial(tickets.find_abandoned, expired_before=expired_before))
-        for session_id in abandoned:
-            await lanes.write(
-                partial(
-                    tickets.recover, session_id=session_id, expired_before=expired_before, now=now
-                )
-            )
+    async def _look_after_abandoned(self) -> None:
+        """Close what other processes left open, though nobody speaks there."""
+        for session_id in await lanes.read(leases.find_abandoned):
+            await self.recover(session_id)
 
-    async def _checkpoint(self, turn: LiveTurn) -> None:
-        """Keep the answer so far."""
-        started, said = turn.started, turn.said
-        if started is None or turn.settling or len(said) == turn.checkpointed:
+    async def _record(self) -> None:
+        """Keep what was told since the last tick, so that any process can tell it again."""
+        told = [
+            (turn, turn.started.lease, recording)
+            for turn in self._turns.values()
+            if turn.started is not None
+            and not turn.settling  # its end is stored with what is left
+            and (recording := turn.unrecorded()) is not None
+        ]
+        if not told:
             return
-        try:
-            await lanes.write(partial(tickets.checkpoint, lease=started.lease, text=said))
-        except LeaseLost:
-            turn.stop("lost")
-        else:
-            turn.checkpointed = len(said)
+        recordings = [(lease, recording) for _, lease, recording in told]
+        lost = await lanes.write(partial(records.record, recordings=recordings))
+        for turn, _, recording in told:
+            if turn.id in lost:
+                turn.stop("lost")
+            else:
+                turn.recorded = recording.last_number
+
+    async def _look_for_stops(self) -> None:
+        mine = {turn.id: turn for turn in self._turns.values() if turn.unsaved is None}
+        if not mine:
+            return
+        found = await lanes.read(partial(stops.find_stops, turn_ids=list(mine)))
+        for turn_id, reason in found.items():
+            mine[turn_id].stop(reason)
 
     async def _close(self, turn_id: UUID) -> None:
         try:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 from collections.abc import AsyncIterator
+from dataclasses import dataclass
 from datetime import datetime
 from typing import Any, Literal
 from uuid import UUID
@@ -11,19 +12,39 @@ from uuid import UUID
 from django.utils import timezone
 
 from conversations.errors import ConversationsError
-from conversations.events import ContentDelta, TurnCompleted, TurnEvent, TurnFailed
+from conversations.events import (
+    ContentDelta,
+    TurnCompleted,
+    TurnEvent,
+    TurnFailed,
+    TurnRunning,
+    encode_events,
+)
+from conversations.items import Memory
+from conversations.store.records import Recording
 from conversations.store.tickets import Started, Ticket
 
 StopReason = Literal["", "stopped", "deleted", "shutdown", "lost"]
 
 
+@dataclass(frozen=True, slots=True)
+class Unsaved:
+    """What a turn is given that the store could not take: what was read all the same, if it was."""
+
+    window: Memory | None
+    idempotency_key: str | None = None
+
+
 class LiveTurn:
     """Events in order, from the first to the closing one; the run never waits for a listener."""
 
-    def __init__(self, ticket: Ticket, *, owner_id: Any, text: str) -> None:
+    def __init__(
+        self, ticket: Ticket, *, owner_id: Any, text: str, unsaved: Unsaved | None = None
+    ) -> None:
         self.ticket = ticket
         self.owner_id = owner_id
         self.text = text
+        self.unsaved = unsaved
         self.events: list[TurnEvent] = []
         self.task: asyncio.Task[None] | None = None
         self.is_next = asyncio.Event()
@@ -31,7 +52,8 @@ class LiveTurn:
         self.stop_reason: StopReason = ""
         self.settling = False
         self.started: Started | None = None
-        self.checkpointed = 0
+        self.recorded = 0
+        """How many events the store holds."""
         self.first_token_at: datetime | None = None
         self._listeners: set[asyncio.Future[None]] = set()
 
@@ -49,9 +71,26 @@ class LiveTurn:
         return bool(self.events) and isinstance(self.events[-1], TurnCompleted | TurnFailed)
 
     @property
+    def is_waiting(self) -> bool:
+        """Whether it has not begun to run."""
+        return not any(isinstance(event, TurnRunning) for event in self.events[:2])
+
+    @property
+    def event_count(self) -> int:
+        """The number of the closing event, said or to come."""
+        return len(self.events) + (not self.closed)
+
+    @property
     def said(self) -> str:
         """The answer so far."""
         return "".join([event.text for event in self.events if isinstance(event, ContentDelta)])
+
+    def unrecorded(self) -> Recording | None:
+        """What the store does not hold yet of what was told; a closing event is told by its row."""
+        events = self.events[self.recorded : self.event_count - 1]
+        if not events:
+            return None
+        return Recording(self.recorded + 1, self.recorded + len(events), encode_events(events))
 
     def emit(self, event: TurnEvent) -> None:
         """Say something to all listeners, now and later ones."""
@@ -65,16 +104,18 @@ class LiveTurn:
 
     async def listen(
         self, *, after: int = 0, heartbeat: float = 15
-    ) -> AsyncIterator[list[tuple[int, TurnEvent]]]:
+    ) -> AsyncIterator[list[tuple[int | None, TurnEvent]]]:
         """All events from number `after` + 1 on, in batches, until the closing one.
 
         An empty batch means that nothing happened for `heartbeat` seconds.
         """
         loop = asyncio.get_running_loop()
         while True:
-            batch = list(enumerate(self.events[after:], start=after + 1))
+            batch: list[tuple[int | None, TurnEvent]] = [
+                *enumerate(self.events[after:], start=after + 1)
+            ]
             if batch:
-                after = batch[-1][0]
+                after += len(batch)
                 yield batch
                 continue
             if self.closed:
@@ -99,9 +140,9 @@ class LiveTurn:
             self.task.cancel()
 
 
-def failed(turn: LiveTurn, error: ConversationsError) -> TurnFailed:
+def failed(turn_id: UUID, error: ConversationsError) -> TurnFailed:
     """The closing event that tells of `error`."""
-    return TurnFailed(turn.id, error.message, error.code, error.retryable)
+    return TurnFailed(turn_id, error.message, error.code, error.retryable)
 
 
 def _wake(news: asyncio.Future[None]) -> None:

@@ -28,8 +28,11 @@ from conversations.events import CONTEXT_UNAVAILABLE, NOT_SAVED, ContentDelta, T
 from conversations.ids import storable
 from conversations.items import Memory, Row
 from conversations.store import log
-from conversations.store.tickets import Result, Started
+from conversations.store.closing import CUT_SHORT, STOPPED, Cut, cut_answer
+from conversations.store.finishing import Result
+from conversations.store.tickets import Started
 from conversations.turns.live import LiveTurn
+from conversations.turns.unsaved import UnsavedSession
 
 if TYPE_CHECKING:
     from agents.result import RunResultStreaming
@@ -52,22 +55,14 @@ SETTLE_SECONDS: Final = 2.0
 class AgentRun:
     """The run of one started turn; `result` says afterwards what is left to store."""
 
-    def __init__(self, turn: LiveTurn, started: Started) -> None:
+    def __init__(self, turn: LiveTurn, session: RunSession | UnsavedSession) -> None:
         self.turn = turn
-        self.session = RunSession(
-            started.agent_session_id,
-            lease=started.lease,
-            window=started.window or Memory([]),
-            user_message_id=started.user_message_id,
-        )
-        if started.window is None:
-            self.session.warning = CONTEXT_UNAVAILABLE
-        self.user_message_id = started.user_message_id
+        self.session = session
         self._model = ""
         self._streaming: RunResultStreaming | None = None
         self._open_tools: dict[str, str] = {}
         self._has_settled = True
-        self._warned = ""
+        self._warned: set[str] = set()
 
     async def perform(self) -> None:
         """Run the agent to its end, telling the turn's listeners as it goes.
@@ -115,39 +110,59 @@ class AgentRun:
         if self._has_settled:
             await self.session.flush()
 
-    def warn(self) -> None:
-        """Tell the person the warning they have not had yet, if there is one."""
-        self._say("")
+    def not_saved(self) -> None:
+        """The person is to be told that the answer could not be saved."""
+        if NOT_SAVED not in self.session.warnings:
+            self.session.warnings.append(NOT_SAVED)
+
+    def warn(self, *, besides: str = "") -> None:
+        """Tell the person the warnings they have not had yet, but for one that may prove untrue."""
+        for warning in self._unheard():
+            if warning != besides:
+                self._warned.add(warning)
+                self.turn.emit(ContentDelta("", warning))
 
     def result(
         self, status: str, error: ConversationsError | None = None, batch: log.Batch | None = None
     ) -> Result:
         """How the turn ended, for its row, and what remains of its answer beside `batch`."""
-        said, stored = self.turn.said, batch or self.session
-        answer_id = stored.answer_id
-        incomplete = status != "completed"
-        remaining: Row | None = None
-        corrected: str | None = None
-        if isinstance(error, GuardrailTripped):
-            incomplete = False  # what was streamed is not kept
-        elif said and answer_id is None:
-            remaining = Row(
-                kind="message", role="assistant", text=said, shown=True, incomplete=incomplete
-            )
-        elif said and said != stored.answer_text:
-            corrected = said
+        cut = self._cut(status, error, batch or self.session)
+        kept = [w for w in self.session.warnings if w != NOT_SAVED or batch is None]
         return Result(
             status=status,
             error_code=error.code if error else "",
-            warning="" if batch and self.session.warning == NOT_SAVED else self.session.warning,
+            warning=kept[0] if kept else "",
             model=self._model,
             usage=self.usage,
-            answer_id=answer_id,
-            answer_text=corrected,
-            incomplete=incomplete,
-            partial_row=remaining,
+            answer_id=cut.answer_id,
+            incomplete=status != "completed" and not isinstance(error, GuardrailTripped),
+            corrected=cut.corrected,
+            rows=cut.rows,
+            last_events=self.turn.unrecorded(),
+            event_count=self.turn.event_count,
             first_token_at=self.turn.first_token_at,
         )
+
+    def _cut(
+        self,
+        status: str,
+        error: ConversationsError | None,
+        stored: log.Batch | RunSession | UnsavedSession,
+    ) -> Cut:
+        """What the log lacks of what was said."""
+        said = self.turn.said
+        if isinstance(error, GuardrailTripped):
+            return Cut(answer_id=stored.answer_id)  # what was streamed is not kept
+        if status != "completed":
+            note = STOPPED if status == "cancelled" else CUT_SHORT if said else ""
+            return cut_answer(
+                said=said, stored_id=stored.answer_id, stored_text=stored.answer_text, note=note
+            )
+        if said and stored.answer_id is None:  # an answer that is a tool's output
+            row = Row(kind="message", role="assistant", text=said, shown=True)
+            return Cut([row], row.id)
+        is_other = bool(said) and said != stored.answer_text
+        return Cut(answer_id=stored.answer_id, corrected=said if is_other else None)
 
     @property
     def usage(self) -> Usage:
@@ -169,12 +184,14 @@ class AgentRun:
 
     def _say(self, text: str) -> None:
         """A piece of the answer; a warning the person has not had yet rides on it."""
-        warning = self.session.warning
-        if warning == self._warned:
-            warning = ""
-        if text or warning:
-            self._warned = self.session.warning
-            self.turn.emit(ContentDelta(storable(text), warning))
+        if not text:
+            return
+        unheard = self._unheard()
+        self._warned.update(unheard[:1])
+        self.turn.emit(ContentDelta(storable(text), unheard[0] if unheard else ""))
+
+    def _unheard(self) -> list[str]:
+        return [warning for warning in self.session.warnings if warning not in self._warned]
 
     def _tell_tool(self, item: Any, status: Any) -> None:
         raw = item.raw_item
@@ -189,6 +206,19 @@ class AgentRun:
 
 class RunSession(TurnSession):
     """The turn's session, which also knows what it stored when the run is stopped meanwhile."""
+
+    @classmethod
+    def of(cls, started: Started) -> RunSession:
+        """For a turn that has just begun."""
+        session = cls(
+            started.agent_session_id,
+            lease=started.lease,
+            window=started.window or Memory([]),
+            user_message_id=started.user_message_id,
+        )
+        if started.window is None:
+            session.warnings.append(CONTEXT_UNAVAILABLE)
+        return session
 
     async def flush(self) -> None:
         task = asyncio.get_running_loop().create_task(super().flush())

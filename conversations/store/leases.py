@@ -1,0 +1,97 @@
+"""Who may run a turn, and for how long: leases that are renewed, run out, or outlive their process.
+
+Leases are measured by a clock that the wall clock does not move: on SQLite, whose file belongs to
+one machine, the time since that machine was started; on PostgreSQL the server's clock.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Collection
+from dataclasses import dataclass
+from typing import Any, Final
+from uuid import UUID
+
+from conversations import processes
+from conversations.lanes import Database, from_uuid, to_uuid
+from conversations.store.log import TURN
+
+LIVE: Final = "status IN ('queued', 'running')"
+
+
+def lease_clock(db: Database) -> int:
+    """The moment by which leases are measured, in milliseconds."""
+    if db.is_sqlite:
+        return processes.steady_milliseconds()
+    (now,) = db.one("SELECT (EXTRACT(EPOCH FROM clock_timestamp()) * 1000)::bigint")
+    return int(now)
+
+
+@dataclass(frozen=True, slots=True)
+class Holder:
+    """Who takes leases: a process by its name, and how long each lasts without a sign of life."""
+
+    process: str
+    lease_milliseconds: int
+    clock: Callable[[Database], int] = lease_clock
+
+    def until(self, db: Database) -> int:
+        """When a lease taken now runs out."""
+        return self.clock(db) + self.lease_milliseconds
+
+
+@dataclass(frozen=True, slots=True)
+class Held:
+    """A live turn's lease, as its row tells it."""
+
+    owner: str
+    until: int | None
+
+    def is_dead(self, db: Database, *, now: int) -> bool:
+        """Whether it has run out, or the process that held it is surely gone."""
+        if self.until is None or self.until <= now:
+            return True
+        return processes.is_gone(self.owner, is_one_machine=db.is_sqlite)
+
+
+def renew(db: Database, *, holder: Holder, turn_ids: Collection[UUID]) -> set[UUID]:
+    """A sign of life for these turns; returns which of them are still this process's own.
+
+    Only these: a row that its process lost sight of must run out like any other.
+    """
+    if not turn_ids:
+        return set()
+    keys = [from_uuid(turn_id, is_sqlite=db.is_sqlite) for turn_id in turn_ids]
+    lock = "" if db.is_sqlite else " FOR UPDATE"
+    rows = db.all(
+        f"SELECT id FROM {TURN} WHERE id IN ({_marks(keys)}) AND lease_owner = %s AND {LIVE}"
+        f" ORDER BY session_id, number{lock}",
+        (*keys, holder.process),
+    )
+    mine = [turn_id for (turn_id,) in rows]
+    if mine:
+        db.run(
+            f"UPDATE {TURN} SET lease_until = %s WHERE id IN ({_marks(mine)})",
+            (holder.until(db), *mine),
+        )
+    return {to_uuid(turn_id) for turn_id in mine}
+
+
+def find_abandoned(
+    db: Database, *, clock: Callable[[Database], int] = lease_clock, limit: int = 20
+) -> list[UUID]:
+    """Sessions with a live turn whose lease has run out or whose process is gone, for `recover`."""
+    owners = [owner for (owner,) in db.all(f"SELECT DISTINCT lease_owner FROM {TURN} WHERE {LIVE}")]
+    if not owners:
+        return []
+    gone = [owner for owner in owners if processes.is_gone(owner, is_one_machine=db.is_sqlite)]
+    lost = f" OR lease_owner IN ({_marks(gone)})" if gone else ""
+    rows = db.all(
+        f"SELECT DISTINCT session_id FROM {TURN}"
+        f" WHERE {LIVE} AND (lease_until <= %s OR lease_until IS NULL{lost}) LIMIT %s",
+        (clock(db), *gone, limit),
+    )
+    return [to_uuid(session_id) for (session_id,) in rows]
+
+
+def _marks(keys: Collection[Any]) -> str:
+    return ", ".join(["%s"] * len(keys))

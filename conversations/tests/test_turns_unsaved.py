@@ -1,0 +1,292 @@
+"""When the store takes nothing, there is an answer all the same, and the person is told."""
+
+from __future__ import annotations
+
+import asyncio
+from collections.abc import Callable, Iterator
+from typing import Any
+from uuid import uuid4
+
+import pytest
+
+from conversations import lanes, turns
+from conversations.agents_session import AgentSession
+from conversations.errors import (
+    IdempotencyConflict,
+    QueueFull,
+    StoreBusy,
+    StoreError,
+    StoreReadOnly,
+    ThreadClosed,
+    ThreadNotFound,
+)
+from conversations.events import (
+    CONTEXT_UNAVAILABLE,
+    NOT_SAVED,
+    TurnCompleted,
+    TurnFailed,
+    TurnQueued,
+    TurnRunning,
+)
+from conversations.models import ChatSession, ChatTurn
+from conversations.tests import scripted
+from conversations.tests.scripted import Call, Say
+from conversations.tests.turns_helpers import (
+    ask,
+    rows,
+    say,
+    shown,
+    told,
+    tools,
+    until_said,
+    warnings,
+    words,
+)
+from conversations.turns import life
+from conversations.turns.desk import desk
+from conversations.turns.live import LiveTurn, Unsaved
+from conversations.turns.unsaved import UnsavedSession, build_unsaved_turn
+
+BOTH = [CONTEXT_UNAVAILABLE, NOT_SAVED]
+
+
+@pytest.fixture
+def gate() -> asyncio.Event:
+    return asyncio.Event()
+
+
+Away = Callable[..., Any]
+
+
+@pytest.fixture
+def away(monkeypatch: pytest.MonkeyPatch) -> Iterator[Away]:
+    """`away("write")`: the store cannot be written any more; `away("write", "read")`: nor read."""
+
+    def begin(*ways: str, error: StoreError | None = None) -> None:
+        async def refuse(*_: Any, **__: Any) -> None:
+            raise error or StoreReadOnly()
+
+        for way in ways:
+            monkeypatch.setattr(lanes, way, refuse)
+
+    yield begin
+    monkeypatch.undo()
+
+
+async def test_what_can_be_read_is_the_context_of_an_answer_that_cannot_be_saved(session, away):
+    await ask(session, "1")
+    away("write")
+    events = await ask(session, "2")
+    assert words(events) == "I remember: 1 | 2"
+    assert warnings(events) == [NOT_SAVED]
+    assert events[0] == TurnRunning(events[-1].turn_id)
+    done = events[-1]
+    assert isinstance(done, TurnCompleted)
+    assert (done.status, done.message_id, done.user_message_id) == ("completed", None, None)
+    assert (done.warning, done.usage.input_tokens) == (NOT_SAVED, 10)
+
+
+async def test_nothing_half_written_stays_of_it(session, away, monkeypatch):
+    away("write")
+    await ask(session, "1")
+    monkeypatch.undo()
+    assert await rows(session) == []
+    assert await shown(session) == []
+    assert words(await ask(session, "2")) == "I remember: 2"
+
+
+async def test_without_the_store_there_is_an_answer_without_context(session, away):
+    await ask(session, "1")
+    away("write", "read")
+    events = await ask(session, "2")
+    assert words(events) == "I remember: 2"
+    assert warnings(events) == BOTH
+    assert events[1].warning == CONTEXT_UNAVAILABLE  # with the first words
+
+
+async def test_who_was_not_verified_gets_no_context_although_the_store_is_back(session, stranger):
+    await ask(session, "a secret")
+    for owner_id in (session.owner_id, stranger.pk):
+        turn = await turns.send(
+            session_id=session.id, owner_id=owner_id, text="2", is_verified=False
+        )
+        events = await told(turn)
+        assert words(events) == "I remember: 2"
+        assert warnings(events) == BOTH
+    assert len(await rows(session)) == 1
+
+
+async def test_who_was_not_verified_stands_in_nobodys_line(session, stranger, script, gate):
+    script(Say("a b", gate=gate))
+    first = await say(session, "1")
+    await until_said(first, "a ")
+    theirs = await turns.send(
+        session_id=session.id, owner_id=stranger.pk, text="2", is_verified=False
+    )
+    assert words(await told(theirs)) == "I remember: 2"
+    assert not any(isinstance(event, TurnQueued) for event in theirs.events)
+    gate.set()
+    assert words(await told(first)) == "a b"
+
+
+async def test_tools_still_work(session, script, away):
+    script(Call("look_up", '{"word": "it"}', say="Let me look. "), Say("It is here."))
+    away("write")
+    events = await ask(session)
+    assert words(events) == "Let me look. It is here."
+    assert tools(events) == [("look_up", "called"), ("look_up", "done")]
+    kinds = [item.get("type", "message") for item in scripted.SCRIPT.inputs[-1]]
+    assert kinds == ["message", "message", "function_call", "function_call_output"]
+
+
+async def test_the_messages_of_one_conversation_still_come_one_after_the_other(
+    session, script, gate, away
+):
+    script(Say("a b", gate=gate))
+    away("write")
+    first, second = await say(session, "1"), await say(session, "2")
+    await until_said(first, "a ")
+    assert [type(event) for event in second.events] == [TurnQueued]
+    gate.set()
+    assert words(await told(first)) == "a b"
+    assert (await told(second))[1] == TurnRunning(second.id)
+    assert isinstance((await told(second))[-1], TurnCompleted)
+
+
+async def test_too_many_that_wait_are_refused(session, script, gate, away, settings):
+    settings.CHAT_MAX_QUEUED_TURNS = 1
+    script(Say("a b", gate=gate))
+    away("write")
+    waiting = [await say(session, text) for text in ("1", "2")]
+    with pytest.raises(QueueFull):
+        await say(session, "3")
+    gate.set()
+    for turn in waiting:
+        await told(turn)
+
+
+async def test_the_same_key_is_the_same_turn_while_it_is_answered(session, script, gate, away):
+    script(Say("a b", gate=gate))
+    away("write")
+    first = await say(session, "1", idempotency_key="k")
+    assert await say(session, "1", idempotency_key="k") is first
+    with pytest.raises(IdempotencyConflict):
+        await say(session, "other", idempotency_key="k")
+    gate.set()
+    assert words(await told(first)) == "a b"
+    assert len(scripted.SCRIPT.inputs) == 1
+
+
+async def test_a_message_that_was_saved_before_is_told_again_from_what_can_be_read(session, away):
+    first = await ask(session, "1", idempotency_key="k")
+    await turns.settled(session.id)
+    away("write")
+    assert await ask(session, "1", idempotency_key="k") == first
+    with pytest.raises(IdempotencyConflict):
+        await say(session, "other", idempotency_key="k")
+    assert len(scripted.SCRIPT.inputs) == 1
+
+
+async def test_what_can_be_read_still_refuses(session, stranger, away):
+    await lanes.call(ChatSession.objects.filter(id=session.id).update, status="closed")
+    away("write")
+    with pytest.raises(ThreadClosed):
+        await say(session)
+    with pytest.raises(ThreadNotFound):
+        await turns.send(session_id=session.id, owner_id=stranger.pk, text="x")
+    with pytest.raises(ThreadNotFound):
+        await turns.send(session_id=uuid4(), owner_id=session.owner_id, text="x")
+
+
+async def test_it_can_be_stopped_and_its_failures_are_told(session, script, gate, away):
+    script(Say("a b", gate=gate), RuntimeError("secret"))
+    away("write")
+    first = await say(session, "1")
+    await until_said(first, "a ")
+    stop = await turns.stop(
+        session_id=session.id, owner_id=session.owner_id, turn_id=first.id, is_verified=False
+    )
+    assert (stop.status, stop.had_ended) == ("running", False)
+    assert (await told(first))[-1].status == "cancelled"
+    failed = await ask(session, "2")
+    assert warnings(failed) == [NOT_SAVED]
+    assert isinstance(failed[-1], TurnFailed)
+    assert failed[-1].code == "assistant_failed"
+
+
+async def test_a_stop_while_it_waits_ends_it(session, script, gate, away):
+    script(Say("a b", gate=gate))
+    away("write")
+    first, second = await say(session, "1"), await say(session, "2")
+    await until_said(first, "a ")
+    second.stop("stopped")
+    assert (await told(second))[-1].status == "cancelled"
+    gate.set()
+    await told(first)
+
+
+async def test_it_is_picked_up_again_where_it_lives_and_forgotten_after(
+    session, script, gate, away
+):
+    script(Say("a b", gate=gate))
+    away("write")
+    turn = await say(session)
+    await until_said(turn, "a ")
+    mine = {"session_id": session.id, "owner_id": session.owner_id, "turn_id": turn.id}
+    assert await turns.pick_up(**mine, after=2, is_verified=False) == (turn, 2)
+    gate.set()
+    await told(turn)
+    await turns.settled(session.id)
+    with pytest.raises(StoreError):
+        await turns.pick_up(**mine, after=2, is_verified=False)
+
+
+async def test_a_drain_ends_it_like_any_other(session, script, gate, away):
+    script(Say("a b", gate=gate))
+    away("write", "read")
+    turn = await say(session)
+    await until_said(turn, "a ")
+    await turns.drain(0)
+    assert turn.events[-1].code == "interrupted"
+    assert desk()._turns == {}
+
+
+async def test_a_message_that_waits_while_the_store_goes_away_is_told_in_time(
+    session, script, gate, away, settings, monkeypatch
+):
+    """It has a ticket: answering it without the store might answer it twice."""
+    settings.CHAT_LEASE_SECONDS = 0.5
+    script(Say("a b", gate=gate))
+    first, second = await say(session, "1"), await say(session, "2")
+    await until_said(first, "a ")
+    monkeypatch.setattr(life, "FINISH_PAUSE_SECONDS", 0.5)
+    away("write", "read", error=StoreBusy())
+    gate.set()
+    assert warnings(await told(first)) == [NOT_SAVED]
+    events = await told(second)
+    assert (events[-1].code, events[-1].retryable) == ("interrupted", True)
+    monkeypatch.undo()
+    await turns.drain(0)
+    assert {turn.status for turn in await rows(session)} <= {"running", "queued", "completed"}
+
+
+async def test_its_session_is_one_of_the_sdks(session):
+    turn = build_unsaved_turn(
+        session_id=session.id, owner_id=1, text="Hi", line=[], unsaved=Unsaved(None)
+    )
+    memory = UnsavedSession(turn, Unsaved(None))
+    assert isinstance(memory, AgentSession)
+    items: list[Any] = [{"role": "user", "content": text} for text in "abc"]
+    await memory.add_items(items)
+    await memory.flush()
+    assert memory.unsaved() is None
+    assert await memory.get_items() == items
+    assert await memory.get_items(2) == items[1:]
+    assert await memory.get_items(9) == items
+    assert await memory.get_items(0) == []
+    assert await memory.pop_item() == items[2]
+    await memory.clear_session()
+    assert await memory.get_items() == []
+    assert await memory.pop_item() is None
+    assert not await lanes.call(ChatTurn.objects.exists)
+    assert isinstance(turn, LiveTurn)
