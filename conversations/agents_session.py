@@ -63,19 +63,15 @@ class AgentSession:
     ) -> list[TResponseInputItem]:
         """The latest `limit` items (all without one), oldest first; exactly as they were added.
 
-        Rows that hold no item are left out and set aside for staff.
+        Rows that hold no item are left out and set aside for staff; without a limit also what no
+        provider would take, such as an output whose call is lost (`history`).
         """
         if limit is None and self.session_settings is not None:
             limit = self.session_settings.limit
         memory = await lanes.read(
             lambda db: log.load(db, agent_session_id=self._stored_id, limit=limit)
         )
-        if memory.unreadable:
-            try:
-                await self._quarantine(memory)
-            except StoreError as error:  # what could be read is no worse for it
-                logger.warning("session %s: %s", self._stored_id, type(error).__name__)
-        return cast("list[TResponseInputItem]", memory.items)
+        return await self._items_of(memory)
 
     async def add_items(
         self, items: list[TResponseInputItem], *, wrapper: RunContextWrapper[Any] | None = None
@@ -121,19 +117,22 @@ class AgentSession:
             weakref.finalize(run, self._counted.pop, id(run), None).atexit = False
         self._counted[id(run)] = total
 
-    async def _quarantine(self, memory: Memory) -> None:
-        logger.warning(
-            "session %s: %d unreadable rows set aside", self._stored_id, len(memory.unreadable)
-        )
-        now = timezone.now()
-        await lanes.write(
-            lambda db: log.quarantine(
-                db,
-                agent_session_id=self._stored_id,
-                memory=memory,
-                now=now,
+    async def _items_of(self, memory: Memory) -> list[TResponseInputItem]:
+        """What could be read; the rest is set aside."""
+        if memory.unreadable:
+            logger.warning(
+                "session %s: %d unreadable rows set aside", self._stored_id, len(memory.unreadable)
             )
-        )
+            now = timezone.now()
+            try:
+                await lanes.write(
+                    lambda db: log.quarantine(
+                        db, agent_session_id=self._stored_id, memory=memory, now=now
+                    )
+                )
+            except StoreError as error:  # what could be read is no worse for it
+                logger.warning("session %s: %s", self._stored_id, type(error).__name__)
+        return cast("list[TResponseInputItem]", memory.items)
 
 
 class TurnSession(AgentSession):
@@ -168,7 +167,7 @@ class TurnSession(AgentSession):
     ) -> list[TResponseInputItem]:
         window, self._window = self._window, None
         if window is not None and limit is None:
-            return await self._opening(window)
+            return await self._items_of(window)
         await self.flush()
         try:
             return await super().get_items(limit, wrapper=wrapper)
@@ -250,14 +249,10 @@ class TurnSession(AgentSession):
         if warning not in self.warnings:
             self.warnings.append(warning)
 
-    async def _opening(self, window: Memory) -> list[TResponseInputItem]:
-        if window.unreadable:
+    async def _items_of(self, memory: Memory) -> list[TResponseInputItem]:
+        if memory.unreadable and SESSION_CORRUPTED not in self.warnings:
             self.warnings.append(SESSION_CORRUPTED)
-            try:
-                await self._quarantine(window)
-            except StoreError as error:
-                self.warn(SESSION_CORRUPTED, error)
-        return cast("list[TResponseInputItem]", window.items)
+        return await super()._items_of(memory)
 
 
 for _kind in (AgentSession, TurnSession):

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any, Final
 from uuid import UUID
@@ -13,6 +13,7 @@ import jiter
 from conversations.ids import new_id, storable
 
 _PEOPLE: Final = {"user", "assistant"}
+MAX_LEVELS: Final = 300  # a copy of an item of 470 levels reaches Python's recursion limit
 _encode: Final = json.JSONEncoder(separators=(",", ":")).encode
 
 
@@ -33,10 +34,14 @@ class Row:
 
 @dataclass(frozen=True, slots=True)
 class Memory:
-    """What was read back: the items, and the positions of rows that hold no item."""
+    """What was read back: the items, and the positions of rows that are to be set aside.
+
+    Those hold no item, or one that has lost what it belongs to (`history`). None stands for all
+    rows whose position is no number: SQLite stores anything anywhere.
+    """
 
     items: list[dict[str, Any]]
-    unreadable: tuple[int, ...] = ()
+    unreadable: tuple[int | None, ...] = ()
 
 
 def encode_item(item: Any) -> str:
@@ -79,27 +84,16 @@ def message_text(item: Mapping[str, Any]) -> str:
     return "".join(_part_text(part) for part in content if isinstance(part, Mapping))
 
 
-def decode_rows(rows: Sequence[tuple[int, str]]) -> Memory:
-    """Items from (position, JSON text) rows, in their order; a bad row costs only itself."""
+def decode_items(texts: Sequence[Any]) -> list[dict[str, Any]] | None:
+    """The item of each text, all decoded in one go; None when one of them holds no item."""
     try:
-        items = jiter.from_json(("[" + ",".join([text for _, text in rows]) + "]").encode())
+        items: list[Any] = jiter.from_json(("[" + ",".join(texts) + "]").encode())
     except (ValueError, TypeError):
-        return _decode_one_by_one(rows)  # also what only the standard library reads: surrogates
-    if len(items) != len(rows) or any(type(item) is not dict for item in items):
-        return _decode_one_by_one(rows)
-    return Memory(items)
-
-
-def _decode_one_by_one(rows: Iterable[tuple[int, Any]]) -> Memory:
-    items: list[dict[str, Any]] = []
-    unreadable: list[int] = []
-    for position, text in rows:
-        item = decode_item(text)
-        if item is None:
-            unreadable.append(position)
-        else:
-            items.append(item)
-    return Memory(items, tuple(unreadable))
+        items = []  # perhaps what only the standard library reads: lone surrogates, deep nesting
+    if len(items) == len(texts) and set(map(type, items)) <= {dict}:
+        return items
+    one_by_one = [item for text in texts if (item := decode_item(text)) is not None]
+    return one_by_one if len(one_by_one) == len(texts) else None
 
 
 def decode_item(text: Any) -> dict[str, Any] | None:
@@ -108,7 +102,22 @@ def decode_item(text: Any) -> dict[str, Any] | None:
         item = json.loads(text)
     except (ValueError, TypeError, RecursionError):
         return None
-    return item if isinstance(item, dict) else None
+    return item if isinstance(item, dict) and not _is_too_deep(item) else None
+
+
+def _is_too_deep(item: dict[str, Any]) -> bool:
+    """Whether it can be read but not copied: the SDK does that on every turn, and fails."""
+    level: list[Any] = [item]
+    for _ in range(MAX_LEVELS):
+        level = [
+            inner
+            for value in level
+            if isinstance(value, dict | list)
+            for inner in (value.values() if isinstance(value, dict) else value)
+        ]
+        if not level:
+            return False
+    return True
 
 
 def _part_text(part: Mapping[str, Any]) -> str:

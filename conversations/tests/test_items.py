@@ -11,7 +11,14 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from conversations.ids import is_storable
-from conversations.items import decode_item, decode_rows, encode_item, message_text, row_from_item
+from conversations.items import (
+    MAX_LEVELS,
+    decode_item,
+    decode_items,
+    encode_item,
+    message_text,
+    row_from_item,
+)
 
 ANY_TEXT = st.text(st.characters(exclude_categories=()))
 JSON_VALUES = st.recursive(
@@ -24,31 +31,35 @@ ITEMS = st.dictionaries(ANY_TEXT, JSON_VALUES)
 MODEST = settings(max_examples=50, deadline=None)
 
 
-def numbered(*texts: Any) -> list[Any]:
-    """Rows as the database returns them: position and text."""
-    return list(enumerate(texts, start=1))
-
-
 @MODEST
 @given(st.lists(ITEMS, max_size=4))
 def test_items_come_back_as_they_went_in(items):
     texts = [encode_item(item) for item in items]
     assert all(text.isascii() and "\x00" not in text for text in texts)
-    memory = decode_rows(numbered(*texts))
-    assert json.dumps(memory.items) == json.dumps(items)
-    assert memory.unreadable == ()
+    assert json.dumps(decode_items(texts)) == json.dumps(items)
 
 
 @pytest.mark.parametrize("number", [2**63, -(2**200), 10**4000, 5e-324, 1.7976931348623157e308])
 def test_numbers_beyond_the_usual_stay_exact(number):
-    assert decode_rows(numbered(encode_item({"n": number}))).items == [{"n": number}]
+    assert decode_items([encode_item({"n": number})]) == [{"n": number}]
+
+
+def nested(levels: int) -> dict[str, Any]:
+    item: dict[str, Any] = {}
+    for _ in range(levels - 1):
+        item = {"inner": item}
+    return item
 
 
 def test_an_item_nested_deeply_comes_back():
-    item: dict[str, Any] = {}
-    for _ in range(400):
-        item = {"inner": item}
-    assert decode_rows(numbered(encode_item(item))).items == [item]
+    item = nested(MAX_LEVELS)
+    assert decode_items([encode_item(item)]) == [item]
+
+
+def test_an_item_nested_too_deeply_to_be_copied_is_none():
+    """The SDK would fail at it on every turn."""
+    assert decode_item(encode_item(nested(MAX_LEVELS + 1))) is None
+    assert decode_item('{"a":' + "[" * MAX_LEVELS + "]" * MAX_LEVELS + "}") is None
 
 
 @pytest.mark.parametrize("content", [object(), b"bytes", {1, 2}, uuid.uuid4()])
@@ -75,24 +86,23 @@ def test_what_json_cannot_hold_is_a_type_error(content):
         "[" * 100_000,
     ],
 )
-def test_a_bad_row_costs_only_itself(bad):
-    memory = decode_rows(numbered('{"a":1}', bad, '{"b":2}'))
-    assert memory.items == [{"a": 1}, {"b": 2}]
-    assert memory.unreadable == (2,)
+def test_a_text_that_holds_no_item_is_found(bad):
+    assert decode_item(bad) is None
+    assert decode_items(['{"a":1}', bad, '{"b":2}']) is None
 
 
 def test_an_item_that_only_the_standard_library_reads_costs_no_other():
     texts = [encode_item({"lone": "\ud800"}), encode_item({"ok": 1})]
-    assert decode_rows(numbered(*texts)).items == [{"lone": "\ud800"}, {"ok": 1}]
+    assert decode_items(texts) == [{"lone": "\ud800"}, {"ok": 1}]
 
 
 def test_bytes_of_valid_json_are_an_item():
-    assert decode_rows(numbered(b'{"a":1}')).items == [{"a": 1}]
+    assert decode_items([b'{"a":1}']) == [{"a": 1}]
     assert decode_item(b'{"a":1}') == {"a": 1}
 
 
-def test_no_rows_are_no_items():
-    assert decode_rows([]).items == []
+def test_no_texts_are_no_items():
+    assert decode_items([]) == []
 
 
 @MODEST

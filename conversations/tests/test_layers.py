@@ -16,8 +16,8 @@ FLOORS: dict[int, str] = {
     5: "threads demo supervisor checks admin tasks schedules chatkit_server chatkit_store",
     4: "turns retention erasure search usage",  # what happens when someone speaks, or is forgotten
     3: "assistant agents_session tokens throttle",  # the agent, its memory, who may come in
-    2: "store history",  # the rows of one session, by hand-written SQL
-    1: "models lanes items",  # tables, the way to them, an item as a row
+    2: "store",  # the rows of one session, by hand-written SQL
+    1: "models lanes items history",  # tables, the way to them, an item as a row, what it needs
     0: "errors events ids conf sqlite processes",  # words: no HTTP, no ORM
 }
 

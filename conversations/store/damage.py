@@ -1,0 +1,99 @@
+"""Reading rows that hold what their columns should not: what can be shown of them is shown.
+
+SQLite stores anything anywhere, and one value that is not UTF-8 kills the whole query; PostgreSQL
+has times that no calendar of Python's knows, with the same effect.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+from datetime import datetime
+from typing import Any, Final, TypeVar
+from uuid import UUID
+
+from django.db import DataError
+
+from conversations.lanes import Database, to_moment, to_uuid
+
+T = TypeVar("T")
+
+FIRST_YEAR: Final = 1970
+LAST_YEAR: Final = 8999
+"""Times beyond these years are taken for damage: a retention added to them must be a time too."""
+
+
+def is_text_damage(error: Exception) -> bool:
+    """Whether SQLite's driver met text that is not UTF-8."""
+    return isinstance(error, UnicodeDecodeError) or "Could not decode to UTF-8" in str(error)
+
+
+def select(
+    db: Database, columns: Sequence[str], rest: str, params: Sequence[Any] = ()
+) -> list[Any]:
+    """`SELECT columns rest`; where a value cannot be read, with all values as the text they are.
+
+    The functions below take both.
+    """
+    try:
+        return db.all(f"SELECT {', '.join(columns)} {rest}", params)
+    except ValueError:  # not UTF-8, or not what Django's converters take: 2026-02-31
+        if not db.is_sqlite:
+            raise
+    except Exception as error:
+        if not (is_text_damage(error) if db.is_sqlite else isinstance(error, DataError)):
+            raise
+    kind = "BLOB" if db.is_sqlite else "TEXT"
+    plain = ", ".join(f"CAST({column} AS {kind})" for column in columns)
+    return db.all(f"SELECT {plain} {rest}", params)
+
+
+def first_readable(
+    ask: Callable[[int], list[Any]], *, count: int, read: Callable[[Any], T | None]
+) -> list[T]:
+    """The first `count` rows that `read` makes something of; `ask(n)` gives the first n rows."""
+    asked = count
+    while True:
+        rows = ask(asked)
+        found = [value for row in rows if (value := read(row)) is not None]
+        if len(found) >= count or len(rows) < asked:
+            return found[:count]
+        asked *= 2
+
+
+def text_of(value: Any) -> str:
+    """The text, with U+FFFD where it is none."""
+    if isinstance(value, str):
+        return value
+    return value.decode(errors="replace") if isinstance(value, bytes) else ""
+
+
+def count_of(value: Any) -> int:
+    """The number; 0 where it is none."""
+    try:
+        return max(0, int(value))
+    except (ValueError, TypeError, OverflowError):
+        return 0
+
+
+def flag_of(value: Any) -> bool:
+    """Whether the flag is set."""
+    return value is True or value == 1 or value in {b"1", "true"}
+
+
+def uuid_of(value: Any) -> UUID | None:
+    """The id; None where it is none."""
+    if value is None or isinstance(value, UUID):
+        return value
+    try:
+        return to_uuid(value if isinstance(value, str) else text_of(value))
+    except ValueError:
+        return None
+
+
+def moment_of(value: Any) -> datetime | None:
+    """The time; None where it is none."""
+    try:
+        moment = to_moment(value if isinstance(value, datetime) else text_of(value))
+    except (ValueError, OverflowError):
+        return None
+    return moment if moment and FIRST_YEAR <= moment.year <= LAST_YEAR else None
