@@ -69,7 +69,7 @@ async def clear_thread(*, session_id: UUID, owner_id: Any) -> int:
 
     What runs or waits in it is ended first. Raises ThreadNotFound, ThreadHeld.
     """
-    name = await lanes.read(lambda db: _deletable(db, session_id=session_id, owner_id=owner_id))
+    name = await lanes.read(lambda db: _clearable(db, session_id=session_id, owner_id=owner_id))
     await turns.stop_session(session_id)
     now = timezone.now()
 
@@ -110,13 +110,22 @@ def _delete(session_id: UUID, owner_id: Any) -> None:
         ChatSession.objects.filter(id=session_id)._raw_delete(using="default")
 
 
-def _deletable(db: lanes.Database, *, session_id: UUID, owner_id: Any) -> str:
-    """The SDK's id of a conversation that may be cleared or deleted."""
+def _clearable(db: lanes.Database, *, session_id: UUID, owner_id: Any) -> str:
+    """The SDK's id of a conversation that may be cleared."""
+    _deletable(db, session_id=session_id, owner_id=owner_id)
+    (name,) = db.one(
+        f"SELECT agent_session_id FROM {log.SESSION} WHERE id = %s",
+        (lanes.from_uuid(session_id, is_sqlite=db.is_sqlite),),
+    )
+    return str(name)
+
+
+def _deletable(db: lanes.Database, *, session_id: UUID, owner_id: Any) -> None:
+    """Raises what stands in the way. Nothing is read that may be damaged and is not needed."""
     threads.find_thread(db, session_id=session_id, owner_id=owner_id)
-    name, hold = db.one(
-        f"SELECT agent_session_id, hold FROM {log.SESSION} WHERE id = %s",
+    (hold,) = db.one(
+        f"SELECT hold FROM {log.SESSION} WHERE id = %s",
         (lanes.from_uuid(session_id, is_sqlite=db.is_sqlite),),
     )
     if hold:
         raise ThreadHeld
-    return str(name)

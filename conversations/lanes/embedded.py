@@ -13,7 +13,7 @@ from typing import Any, Final
 from django.db import connection, connections
 
 from conversations import sqlite
-from conversations.errors import StoreBusy
+from conversations.errors import StoreBusy, StoreDamaged
 from conversations.lanes.database import Database, SqliteDatabase, in_our_words, store_error
 from conversations.lanes.lane import Lane, Outcome, Task, deliver, open_within_budget
 
@@ -65,9 +65,13 @@ class SqliteWriteLane(Lane):
             return self._transaction(tasks, deadline)
         except BaseException as error:
             failure = self._failed(error)  # nothing of the batch is stored
-            return [(task, None, failure) for task in tasks]
         finally:
             lock.release()
+        if isinstance(failure, StoreDamaged) and len(tasks) > 1:
+            # After a look at a damaged page SQLite refuses the rest of the transaction: only the
+            # task that looked at it is to fail.
+            return [outcome for task in tasks for outcome in self._commit_together([task])]
+        return [(task, None, failure) for task in tasks]
 
     def _transaction(self, tasks: list[Task], deadline: float) -> list[Outcome]:
         database = self._database()

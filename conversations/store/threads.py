@@ -1,19 +1,55 @@
-"""What a person sees of their conversations: the list, one transcript, one turn."""
+"""What a person sees of their conversations: the list, one transcript, one turn.
+
+Rows that a fault or a foreign writer damaged hide nothing else: what is text of them is shown, a
+time that is none falls back on its neighbours', and only what has no id or speaker is left out.
+"""
 
 from __future__ import annotations
 
-from dataclasses import dataclass
-from datetime import datetime
+from dataclasses import dataclass, replace
+from datetime import UTC, datetime
 from typing import Any, Final, Literal
 from uuid import UUID
 
 from conversations.errors import ThreadNotFound, TurnNotFound
-from conversations.lanes import Database, from_moment, from_uuid, to_moment, to_uuid
+from conversations.lanes import Database, from_moment, from_uuid
+from conversations.models import ChatSession, ChatTurn
+from conversations.store.damage import (
+    FIRST_YEAR,
+    LAST_YEAR,
+    count_of,
+    first_readable,
+    flag_of,
+    moment_of,
+    select,
+    text_of,
+    uuid_of,
+)
 from conversations.store.log import MESSAGE, SESSION, TURN
 
 _THREAD: Final = (
-    "id, title, created_at, updated_at, last_active_at, message_count, remembered_count, status"
+    "id",
+    "title",
+    "created_at",
+    "updated_at",
+    "last_active_at",
+    "message_count",
+    "remembered_count",
+    "status",
 )
+_MESSAGE: Final = ("id", "turn_id", "role", "text", "incomplete", "created_at")
+_STATUSES: Final = frozenset(ChatSession.Status.values)
+_TURN_STATUSES: Final = frozenset(ChatTurn.Status.values)
+_SPEAKERS: Final = {"user", "assistant"}
+_LONG_AGO: Final = datetime(FIRST_YEAR, 1, 1, tzinfo=UTC)
+_UNKNOWN: Final = datetime.max.replace(tzinfo=UTC)
+_TIMES: Final = f"BETWEEN '{FIRST_YEAR}-01-01' AND '{LAST_YEAR}-12-31'"
+_IS_TIME: Final = {
+    True: "(typeof(last_active_at) = 'text' AND last_active_at GLOB '????-??-?? ??:??:??*'"
+    f" AND datetime(last_active_at) IS NOT NULL AND last_active_at {_TIMES})",
+    False: f"(last_active_at {_TIMES})",
+}
+"""By `is_sqlite`: whether a session's last activity is what `moment_of` reads as a time."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -91,36 +127,43 @@ def list_threads(
 ) -> list[ThreadRow]:
     """Up to `limit` conversations of one owner by their last activity, from `after` on."""
     where = "owner_id = %s"
-    params: list[Any] = [_key(owner_id, db)]
+    key = _key(owner_id, db)
+    params: list[Any] = [key]
     if after is not None:
         sign = "<" if order == "desc" else ">"
-        where += f" AND (last_active_at, id) {sign} (%s, %s)"  # an OR would defeat the index
-        params += [
-            from_moment(after.last_active_at, is_sqlite=db.is_sqlite),
-            from_uuid(after.id, is_sqlite=db.is_sqlite),
-        ]
+        place = from_uuid(after.id, is_sqlite=db.is_sqlite)
+        # A row value, because an OR would defeat the index. What is no time is sorted all the
+        # same: after such a row the page goes on from what is stored.
+        where += (
+            f" AND (last_active_at, id) {sign} (COALESCE((SELECT last_active_at FROM {SESSION}"
+            f" WHERE id = %s AND owner_id = %s AND NOT {_IS_TIME[db.is_sqlite]}), %s), %s)"
+        )
+        params += [place, key, from_moment(after.last_active_at, is_sqlite=db.is_sqlite), place]
     if title_like:
         like = "LIKE" if db.is_sqlite else "ILIKE"
         where += f" AND title {like} %s ESCAPE '\\'"
         params.append("%" + _escaped(title_like) + "%")
     direction = "DESC" if order == "desc" else "ASC"
-    rows = db.all(
-        f"SELECT {_THREAD} FROM {SESSION} WHERE {where}"
-        f" ORDER BY last_active_at {direction}, id {direction} LIMIT %s",
-        [*params, limit],
+    rest = (
+        f"FROM {SESSION} WHERE {where} ORDER BY last_active_at {direction}, id {direction} LIMIT %s"
     )
-    return [_thread(row) for row in rows]
+    return first_readable(
+        lambda count: select(db, _THREAD, rest, [*params, count]), count=limit, read=_thread
+    )
 
 
 def find_thread(db: Database, *, session_id: UUID, owner_id: Any) -> ThreadRow:
     """One conversation; raises ThreadNotFound for a missing one and another's alike."""
-    row = db.one(
-        f"SELECT {_THREAD} FROM {SESSION} WHERE id = %s AND owner_id = %s",
+    rows = select(
+        db,
+        _THREAD,
+        f"FROM {SESSION} WHERE id = %s AND owner_id = %s",
         (from_uuid(session_id, is_sqlite=db.is_sqlite), _key(owner_id, db)),
     )
-    if row is None:
+    thread = _thread(rows[0]) if rows else None
+    if thread is None:
         raise ThreadNotFound
-    return _thread(row)
+    return thread
 
 
 def read_transcript(
@@ -136,74 +179,112 @@ def read_transcript(
             " WHERE id = %s AND session_id = %s), 0)"
         )
         params += [from_uuid(before, is_sqlite=db.is_sqlite), key]
-    rows = db.all(
-        f"SELECT id, turn_id, role, text, incomplete, created_at FROM {MESSAGE} WHERE {where}"
-        " ORDER BY position DESC LIMIT %s",
-        [*params, limit + 1],
+    rest = f"FROM {MESSAGE} WHERE {where} ORDER BY position DESC LIMIT %s"
+    found = first_readable(
+        lambda count: select(db, _MESSAGE, rest, [*params, count]),
+        count=limit + 1,
+        read=_message,
     )
-    messages = [
-        MessageRow(
-            to_uuid(row[0]),
-            to_uuid(row[1]) if row[1] else None,
-            row[2],
-            row[3],
-            bool(row[4]),
-            _moment(row[5]),
-        )
-        for row in rows[:limit]
-    ]
+    messages = found[:limit]
     messages.reverse()
-    return Transcript(thread, messages, len(rows) > limit)
+    said_at = thread.created_at
+    for index, message in enumerate(messages):
+        if message.created_at is _UNKNOWN:
+            messages[index] = replace(message, created_at=said_at)
+        else:
+            said_at = message.created_at
+    return Transcript(thread, messages, len(found) > limit)
 
 
 def find_turn(db: Database, *, session_id: UUID, owner_id: Any, turn_id: UUID) -> TurnRow:
     """One turn of one's own conversation. Raises ThreadNotFound, TurnNotFound."""
-    find_thread(db, session_id=session_id, owner_id=owner_id)
-    key = from_uuid(session_id, is_sqlite=db.is_sqlite)
-    row = db.one(
-        "SELECT id, status, (SELECT COUNT(*) FROM"
-        f" {TURN} other WHERE other.session_id = turn.session_id"
-        " AND other.status IN ('queued', 'running') AND other.number < turn.number), model,"
-        " requests, input_tokens, output_tokens, error_code, warning, user_message_id,"
-        " answer_message_id, queued_at, started_at, first_token_at, finished_at"
-        f" FROM {TURN} turn WHERE id = %s AND session_id = %s",
-        (from_uuid(turn_id, is_sqlite=db.is_sqlite), key),
+    thread = find_thread(db, session_id=session_id, owner_id=owner_id)
+    columns = (
+        "status",
+        f"(SELECT COUNT(*) FROM {TURN} other WHERE other.session_id = turn.session_id"
+        " AND other.status IN ('queued', 'running') AND other.number < turn.number)",
+        "model",
+        "requests",
+        "input_tokens",
+        "output_tokens",
+        "error_code",
+        "warning",
+        "user_message_id",
+        "answer_message_id",
+        "queued_at",
+        "started_at",
+        "first_token_at",
+        "finished_at",
     )
-    if row is None:
+    rows = select(
+        db,
+        columns,
+        f"FROM {TURN} turn WHERE id = %s AND session_id = %s",
+        (
+            from_uuid(turn_id, is_sqlite=db.is_sqlite),
+            from_uuid(session_id, is_sqlite=db.is_sqlite),
+        ),
+    )
+    if not rows:
         raise TurnNotFound
-    user_message_id, answer_message_id = (to_uuid(value) if value else None for value in row[9:11])
-    started_at, first_token_at, finished_at = (to_moment(value) for value in row[12:15])
+    status, ahead, model, requests, input_tokens, output_tokens, error_code, warning = rows[0][:8]
+    queued_at, started_at, first_token_at, finished_at = map(moment_of, rows[0][10:])
     return TurnRow(
-        id=to_uuid(row[0]),
-        status=row[1],
-        ahead=row[2],
-        model=row[3],
-        requests=row[4],
-        input_tokens=row[5],
-        output_tokens=row[6],
-        error_code=row[7],
-        warning=row[8],
-        user_message_id=user_message_id,
-        answer_message_id=answer_message_id,
-        queued_at=_moment(row[11]),
+        id=turn_id,
+        status=_known(status, _TURN_STATUSES, otherwise="interrupted"),
+        ahead=count_of(ahead),
+        model=text_of(model),
+        requests=count_of(requests),
+        input_tokens=count_of(input_tokens),
+        output_tokens=count_of(output_tokens),
+        error_code=text_of(error_code),
+        warning=text_of(warning),
+        user_message_id=uuid_of(rows[0][8]),
+        answer_message_id=uuid_of(rows[0][9]),
+        queued_at=queued_at or started_at or finished_at or thread.created_at,
         started_at=started_at,
         first_token_at=first_token_at,
         finished_at=finished_at,
     )
 
 
-def _thread(row: Any) -> ThreadRow:
-    created_at, updated_at, last_active_at = (_moment(value) for value in row[2:5])
+def _thread(row: Any) -> ThreadRow | None:
+    """A session as a list shows it; None where nothing could name it."""
+    session_id = uuid_of(row[0])
+    if session_id is None:
+        return None
+    created_at, updated_at, last_active_at = map(moment_of, row[2:5])
     return ThreadRow(
-        to_uuid(row[0]), row[1], created_at, updated_at, last_active_at, row[5], row[6], row[7]
+        session_id,
+        text_of(row[1]),
+        created_at or updated_at or last_active_at or _LONG_AGO,
+        updated_at or last_active_at or created_at or _LONG_AGO,
+        last_active_at or updated_at or created_at or _LONG_AGO,
+        count_of(row[5]),
+        count_of(row[6]),
+        # What is locked takes no messages, as is so where the status is no word we know.
+        _known(row[7], _STATUSES, otherwise="locked"),
     )
 
 
-def _moment(value: Any) -> datetime:
-    moment = to_moment(value)
-    if moment is None:
-        raise TypeError("a time that is never empty was empty")
-    return moment
+def _message(row: Any) -> MessageRow | None:
+    """A message as people read it; None where nothing could name it, or nobody said it."""
+    message_id, role = uuid_of(row[0]), text_of(row[2])
+    if message_id is None or role not in _SPEAKERS:
+        return None
+    return MessageRow(
+        message_id,
+        uuid_of(row[1]),
+        role,
+        text_of(row[3]),
+        flag_of(row[4]),
+        moment_of(row[5]) or _UNKNOWN,
+    )
+
+
+def _known(value: Any, words: frozenset[str], *, otherwise: str) -> str:
+    word = text_of(value)
+    return word if word in words else otherwise
 
 
 def _key(owner_id: Any, db: Database) -> Any:
