@@ -638,6 +638,26 @@ class TestDamagedRows:
         monkeypatch.setattr(lanes, "write", refuse)
         assert await session.get_items() == numbered(2)
 
+    async def test_an_output_without_its_call_is_set_aside_and_a_limit_may_cut_between_them(self):
+        session = AgentSession("s")
+        orphan = RESULT | {"call_id": "gone"}
+        await session.add_items([said("one"), orphan, CALL, RESULT])
+        assert await session.get_items(limit=1) == [RESULT]
+        assert await session.get_items(limit=3) == [orphan, CALL, RESULT]
+        assert await self.quarantined() == []
+        assert await session.get_items() == [said("one"), CALL, RESULT]
+        assert await self.quarantined() == [2]
+        assert (await row_of("s")).remembered_count == 3
+
+    async def test_a_call_that_waits_for_approval_stays_and_takes_its_output_later(self):
+        session = AgentSession("s")
+        parked = [said("one"), {"type": "reasoning", "id": "rs", "summary": []}, CALL]
+        await session.add_items(parked)
+        assert await session.get_items() == parked
+        await session.add_items([said("yes"), RESULT])
+        assert await session.get_items() == [*parked, said("yes"), RESULT]
+        assert await self.quarantined() == []
+
     async def test_clear_removes_what_was_set_aside_too(self):
         session = AgentSession("s")
         await session.add_items(numbered(1, 2))
@@ -879,6 +899,14 @@ async def test_a_turn_tells_that_rows_were_left_out(turn_session, monkeypatch, w
         monkeypatch.setattr(lanes, "write", refuse)
     assert await memory.get_items() == numbered(1)
     assert memory.warnings[0].startswith("Session data corrupted")
+
+
+async def test_a_turn_that_asks_for_a_limit_tells_of_rows_left_out_too(turn_session, session):
+    await AgentSession(session.agent_session_id).add_items([*numbered(1, 2), said("three")])
+    await lanes.call(ChatMessage.objects.filter(position=3).update, agent_item="{")
+    memory = turn_session()
+    assert await memory.get_items(limit=2) == [{"n": 1}, said("three")]
+    assert memory.warning.startswith("Session data corrupted")
 
 
 async def test_a_turn_keeps_what_its_run_has_used(turn_session, session):
