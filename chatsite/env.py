@@ -186,7 +186,7 @@ VARIABLES: tuple[Variable, ...] = (
              "How long running turns may go on when the server stops; what is not finished then is "
              "kept and marked.", "Turns"),
     Variable("CHAT_EVENTS_KEPT_SECONDS", "600", seconds(0, 86_400),
-             "How long after its end the stream of a turn can be picked up in its middle.", "Turns"),
+             "How long after a turn's end its stream can be picked up in its middle.", "Turns"),
     Variable("CHAT_STORE_BUDGET_SECONDS", "1.5", seconds(0.1, 30),
              "How long a turn waits for a busy database before it answers without it.", "Turns"),
     Variable("ACCESS_TOKEN_DAYS", "30", whole(1, 3_650),

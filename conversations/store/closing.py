@@ -12,8 +12,10 @@ from datetime import datetime
 from typing import Any, Final
 from uuid import UUID
 
+from conversations.errors import StoreDamaged
 from conversations.items import Row, encode_item, note_row
 from conversations.lanes import Database, from_moment, from_uuid, to_uuid
+from conversations.store.damage import select, text_of
 from conversations.store.leases import LIVE
 from conversations.store.log import MESSAGE, SESSION, TURN, counts_of, insert_rows
 from conversations.store.records import recorded_answer
@@ -67,7 +69,7 @@ def lock_session(
 ) -> LockedSession | None:
     """Hold the session's row until the transaction ends; None where there is none of that owner.
 
-    Without `locks` it is only read.
+    Without `locks` it is only read. Raises StoreDamaged where its counters are no numbers.
     """
     lock = " FOR UPDATE" if locks and not db.is_sqlite else ""
     owner, params = "", [from_uuid(session_id, is_sqlite=db.is_sqlite)]
@@ -79,7 +81,11 @@ def lock_session(
         f" FROM {SESSION} WHERE id = %s{owner}{lock}",
         params,
     )
-    return LockedSession(*row) if row else None
+    if row is None:
+        return None
+    if not all(isinstance(counter, int) for counter in row[3:]):
+        raise StoreDamaged
+    return LockedSession(*row)
 
 
 def interrupt(db: Database, session: LockedSession, turns: list[Any], *, now: datetime) -> None:
@@ -148,10 +154,8 @@ def remember_the_question(db: Database, *, session_id: Any, turn_id: Any) -> Non
 
     The keys are as the engine stores them.
     """
-    for message_id, said in db.all(
-        f"SELECT id, text FROM {MESSAGE} WHERE turn_id = %s AND role = 'user' AND shown = %s"
-        " AND agent_item IS NULL",
-        (turn_id, True),
+    for message_id, said in _texts(
+        db, "turn_id = %s AND role = 'user' AND shown = %s AND agent_item IS NULL", (turn_id, True)
     ):
         item = encode_item({"content": said, "role": "user"})  # as the SDK makes it of a text
         db.run(f"UPDATE {MESSAGE} SET agent_item = %s WHERE id = %s", (item, message_id))
@@ -164,8 +168,8 @@ def remember_the_question(db: Database, *, session_id: Any, turn_id: Any) -> Non
 def _close_unstarted(
     db: Database, session: LockedSession, *, key: Any, status: str, error_code: str, now: datetime
 ) -> None:
-    (said,) = db.one(f"SELECT input FROM {TURN} WHERE id = %s", (key,))
-    user_row = row_of(said)
+    ((said,),) = select(db, ["input"], f"FROM {TURN} WHERE id = %s", (key,))
+    user_row = row_of(text_of(said))
     append_rows(db, session_id=session.id, turn_id=key, rows=[user_row], now=now)
     db.run(
         f"UPDATE {TURN} SET status = %s, error_code = %s, input = '', user_message_id = %s,"
@@ -195,11 +199,8 @@ def _close_running(
     )
     remember_the_question(db, session_id=session.id, turn_id=key)
     said, last_number = recorded_answer(db, turn_id=to_uuid(key))
-    stored = db.one(
-        f"SELECT id, text FROM {MESSAGE} WHERE turn_id = %s AND role = 'assistant' AND shown = %s",
-        (key, True),
-    )
-    stored_id, stored_text = (to_uuid(stored[0]), stored[1]) if stored else (None, "")
+    stored = _texts(db, "turn_id = %s AND role = 'assistant' AND shown = %s", (key, True))
+    stored_id, stored_text = (to_uuid(stored[0][0]), stored[0][1]) if stored else (None, "")
     if len(said) < len(stored_text):  # stored after the last record
         said = stored_text
     note = STOPPED if status == "cancelled" else CUT_SHORT if said else ""
@@ -250,6 +251,12 @@ def append_rows(
         rows=rows,
         moment=from_moment(now, is_sqlite=db.is_sqlite),
     )
+
+
+def _texts(db: Database, where: str, params: Sequence[Any]) -> list[tuple[Any, str]]:
+    """Messages by their key as the engine stores it, with their text as far as it can be read."""
+    found = select(db, ["id", "text"], f"FROM {MESSAGE} WHERE {where}", params)
+    return [(text_of(key) if isinstance(key, bytes) else key, text_of(text)) for key, text in found]
 
 
 def _key(owner_id: Any, db: Database) -> Any:

@@ -61,7 +61,7 @@ def finish(
     row = db.one(
         f"UPDATE {SESSION} SET fence = fence + 1, input_tokens = input_tokens + %s,"
         " output_tokens = output_tokens + %s, last_active_at = %s, updated_at = %s"
-        " WHERE id = %s AND fence = %s RETURNING title",
+        " WHERE id = %s AND fence = %s RETURNING title = ''",
         (
             result.usage.input_tokens,
             result.usage.output_tokens,
@@ -81,7 +81,7 @@ def finish(
         mark_cut(db, key=answer_key, corrected=result.corrected)
     elif result.corrected is not None:
         db.run(f"UPDATE {MESSAGE} SET text = %s WHERE id = %s", (result.corrected, answer_key))
-    if not row[0]:
+    if row[0]:
         give_title(db, session_id)
     if result.last_events is not None:
         record_last(db, turn_id=turn_id, recording=result.last_events)

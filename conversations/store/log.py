@@ -35,7 +35,7 @@ _RESERVE: Final = (
 )
 _RESERVE_BY_NAME: Final = _RESERVE + " WHERE agent_session_id = %s RETURNING id, last_position"
 _RESERVE_BY_FENCE: Final = _RESERVE + " WHERE id = %s AND fence = %s RETURNING id, last_position"
-_REMEMBERED: Final = "agent_item IS NOT NULL AND quarantined_at IS NULL"
+REMEMBERED: Final = "agent_item IS NOT NULL AND quarantined_at IS NULL"
 _AT_ONCE: Final = 1000
 _OF_NAME: Final = f"session_id = (SELECT id FROM {SESSION} WHERE agent_session_id = %s)"
 
@@ -274,7 +274,7 @@ def pop(db: Database, *, agent_session_id: str, now: datetime) -> dict[str, Any]
     item: dict[str, Any] | None = None
     while row := db.one(
         f"SELECT {position}, {agent_item}, CASE WHEN shown THEN 1 ELSE 0 END FROM {MESSAGE}"
-        f" WHERE session_id = %s AND {_REMEMBERED} ORDER BY position DESC LIMIT 1",
+        f" WHERE session_id = %s AND {REMEMBERED} ORDER BY position DESC LIMIT 1",
         (found,),
     ):
         item = decode_item(row[1]) if row[0] is not None else None
@@ -393,7 +393,7 @@ def _select(
     db: Database, columns: str, *, where: str, params: Sequence[Any], limit: int | None
 ) -> list[Any]:
     """Remembered rows, oldest first; the latest `limit` of them."""
-    sql = f"SELECT {columns} FROM {MESSAGE} WHERE {where} AND {_REMEMBERED} ORDER BY position"
+    sql = f"SELECT {columns} FROM {MESSAGE} WHERE {where} AND {REMEMBERED} ORDER BY position"
     if limit is None:
         return db.all(sql, params)
     newest = db.all(f"{sql} DESC LIMIT %s", (*params, limit))
@@ -433,7 +433,7 @@ def _count_again(db: Database, *, session_id: Any) -> None:
     """What was remembered before is not known for sure: a foreign writer may not have counted."""
     db.run(
         f"UPDATE {SESSION} SET remembered_count = (SELECT COUNT(*) FROM {MESSAGE}"
-        f" WHERE session_id = %s AND {_REMEMBERED}) WHERE id = %s",
+        f" WHERE session_id = %s AND {REMEMBERED}) WHERE id = %s",
         (session_id, session_id),
     )
 

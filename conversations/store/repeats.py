@@ -10,6 +10,7 @@ from uuid import UUID
 from conversations.errors import IdempotencyConflict
 from conversations.events import Usage
 from conversations.lanes import Database, from_uuid, to_moment, to_uuid
+from conversations.store.damage import select, text_of
 from conversations.store.leases import Held
 from conversations.store.log import MESSAGE, TURN
 
@@ -76,16 +77,16 @@ def find_repeat(
 def find_ending(db: Database, *, turn_id: UUID) -> Ending | None:
     """How a turn stands; None when it is gone with its conversation."""
     row = db.one(
-        "SELECT turn.status, turn.started_at, turn.lease_owner, turn.lease_until, turn.event_count,"
-        " turn.error_code, turn.warning, turn.requests, turn.input_tokens, turn.output_tokens,"
-        f" turn.user_message_id, turn.answer_message_id, message.text FROM {TURN} turn"
-        f" LEFT JOIN {MESSAGE} message ON message.id = turn.answer_message_id WHERE turn.id = %s",
+        "SELECT status, started_at, lease_owner, lease_until, event_count, error_code, warning,"
+        " requests, input_tokens, output_tokens, user_message_id, answer_message_id"
+        f" FROM {TURN} WHERE id = %s",
         (from_uuid(turn_id, is_sqlite=db.is_sqlite),),
     )
     if row is None:
         return None
     status, started_at, owner, until, event_count, error_code, warning, *usage = row[:10]
-    user_message_id, answer_message_id = (to_uuid(key) if key else None for key in row[10:12])
+    user_message_id, answer_message_id = (to_uuid(key) if key else None for key in row[10:])
+    answer = select(db, ["text"], f"FROM {MESSAGE} WHERE id = %s", row[11:]) if row[11] else []
     return Ending(
         status=status,
         has_started=started_at is not None,
@@ -96,5 +97,5 @@ def find_ending(db: Database, *, turn_id: UUID) -> Ending | None:
         usage=Usage(*usage),
         user_message_id=user_message_id,
         answer_message_id=answer_message_id,
-        answer_text=row[12] or "",
+        answer_text=text_of(answer[0][0]) if answer else "",
     )

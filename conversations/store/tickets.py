@@ -17,7 +17,6 @@ from conversations.errors import LeaseLost, QueueFull, ThreadClosed, ThreadNotFo
 from conversations.ids import new_id
 from conversations.items import Memory, Row
 from conversations.lanes import Database, from_moment, from_uuid, to_moment, to_uuid
-from conversations.lanes.database import store_error
 from conversations.store.closing import LockedSession, interrupt, lock_session, row_of
 from conversations.store.leases import LIVE, Held, Holder
 from conversations.store.log import SESSION, TURN, Lease, insert_rows, load_window
@@ -186,7 +185,9 @@ def peek(
     return load_window(db, session_id=session_id)
 
 
-def start(db: Database, *, holder: Holder, ticket: Ticket, now: datetime) -> Started | list[Orphan]:
+def start(
+    db: Database, *, holder: Holder, ticket: Ticket, now: datetime, with_memory: bool = True
+) -> Started | list[Orphan]:
     """Start a queued turn, or say why not yet: the abandoned tickets ahead, adopted for it.
 
     An empty list: somebody alive is ahead. Raises LeaseLost when the ticket itself was given up
@@ -220,7 +221,15 @@ def start(db: Database, *, holder: Holder, ticket: Ticket, now: datetime) -> Sta
             turn_id,
         ),
     )
-    return _begin(db, session, lease=lease, number=None, user_row=user_row, now=now)
+    return _begin(
+        db,
+        session,
+        lease=lease,
+        number=None,
+        user_row=user_row,
+        now=now,
+        with_memory=with_memory,
+    )
 
 
 def recover(
@@ -294,7 +303,7 @@ def _begin(
     number: int | None,
     user_row: Row,
     now: datetime,
-    with_memory: bool = True,
+    with_memory: bool,
 ) -> Started:
     """Store the user's row under the new fence, and read what the model remembers."""
     moment = from_moment(now, is_sqlite=db.is_sqlite)
@@ -318,10 +327,5 @@ def _begin(
         rows=[user_row],
         moment=moment,
     )
-    try:
-        window = load_window(db, session_id=lease.session_id) if with_memory else None
-    except Exception as error:
-        if not db.is_sqlite or store_error(error) is None:
-            raise  # PostgreSQL undoes the whole transaction
-        window = None
+    window = load_window(db, session_id=lease.session_id) if with_memory else None
     return Started(lease, session.agent_session_id, user_row.id, window)

@@ -5,6 +5,7 @@ from __future__ import annotations
 from typing import Any, Final
 
 from conversations.lanes import Database
+from conversations.store.damage import select, text_of
 from conversations.store.log import MESSAGE, SESSION
 
 TITLE_CHARS: Final = 50
@@ -12,15 +13,17 @@ TITLE_CHARS: Final = 50
 
 def give_title(db: Database, session_id: Any) -> None:
     """Title the session, unless it has one or nothing was said; its key is the engine's."""
-    row = db.one(
-        f"SELECT text FROM {MESSAGE} WHERE session_id = %s AND role = 'user' AND shown = %s"
+    rows = select(
+        db,
+        ["text"],
+        f"FROM {MESSAGE} WHERE session_id = %s AND role = 'user' AND shown = %s"
         " ORDER BY position LIMIT 1",
         (session_id, True),
     )
-    if row:
+    for (text,) in rows:
         db.run(
             f"UPDATE {SESSION} SET title = %s WHERE id = %s AND title = ''",
-            (title_from(row[0]), session_id),
+            (title_from(text_of(text)), session_id),
         )
 
 

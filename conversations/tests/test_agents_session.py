@@ -906,7 +906,7 @@ async def test_a_turn_that_asks_for_a_limit_tells_of_rows_left_out_too(turn_sess
     await lanes.call(ChatMessage.objects.filter(position=3).update, agent_item="{")
     memory = turn_session()
     assert await memory.get_items(limit=2) == [{"n": 1}, said("three")]
-    assert memory.warning.startswith("Session data corrupted")
+    assert memory.warnings[0].startswith("Session data corrupted")
 
 
 async def test_a_turn_keeps_what_its_run_has_used(turn_session, session):

@@ -13,10 +13,15 @@ import httpx
 import pytest
 from django.db import connection
 
-from conversations import lanes, sqlite
+from conversations import lanes, sqlite, turns
 from conversations.agents_session import AgentSession
 from conversations.errors import StoreDamaged
-from conversations.events import SESSION_CORRUPTED
+from conversations.events import (
+    CONTEXT_UNAVAILABLE,
+    NOT_SAVED,
+    SESSION_CORRUPTED,
+    TurnCompleted,
+)
 from conversations.ids import new_id
 from conversations.items import encode_item
 from conversations.models import ChatMessage, ChatSession
@@ -24,7 +29,17 @@ from conversations.store.log import MESSAGE, SESSION, TURN, load_window
 from conversations.tests.conftest import answer, frames
 from conversations.tests.factories import ChatSessionFactory
 from conversations.tests.scripted import Call, Say
-from conversations.tests.turns_helpers import say, told, until_said, warnings, words
+from conversations.tests.turns_helpers import (
+    ask,
+    rows,
+    say,
+    shown,
+    stored,
+    told,
+    until_said,
+    warnings,
+    words,
+)
 
 THREADS = "/chatkit/threads"
 
@@ -553,3 +568,52 @@ async def test_pop_passes_over_the_bad_ones(damage):
     assert [await session.pop_item() for _ in range(3)] == [items[1], items[0], None]
     row = await lanes.call(ChatSession.objects.get)
     assert (row.remembered_count, row.message_count) == (0, 1)
+
+
+# --- The conversation's own row ------------------------------------------------------------------
+
+
+@pytest.mark.parametrize(
+    "damage",
+    [
+        "last_position = 0",
+        "last_turn_number = 0",
+        "message_count = -3" if connection.vendor == "sqlite" else "message_count = 0",
+        "last_position = 'x'",
+        "last_turn_number = x'00ff'",
+        "fence = 'x'",
+        "fence = 0",
+        "message_count = 'x'",
+    ],
+)
+async def test_counters_that_do_not_fit_the_rows_are_mended(session, damage):
+    if connection.vendor != "sqlite" and "'" in damage:
+        pytest.skip("the column refuses it")
+    await ask(session, "1")
+    await turns.settled(session.id)
+    column, _, value = damage.partition(" = ")
+    await Damage(column, None, f"COALESCE(%s, {value})", SESSION).strike("TRUE")
+    for text in ("2", "3"):
+        assert isinstance((await ask(session, text))[-1], TurnCompleted)
+    assert [text for role, text in await shown(session) if role == "user"] == ["1", "2", "3"]
+    assert [turn.number for turn in await rows(session)] == [1, 2, 3]
+
+
+@on_sqlite
+@pytest.mark.parametrize("column", ["status", "agent_session_id"])
+async def test_a_session_that_cannot_be_read_is_answered_without_it(session, column):
+    await Damage(column, b"\xff", "CAST(%s AS TEXT)", SESSION).strike("TRUE")
+    events = await ask(session, "1")
+    assert isinstance(events[-1], TurnCompleted)
+    assert warnings(events) == [CONTEXT_UNAVAILABLE, NOT_SAVED]
+
+
+@on_sqlite
+async def test_a_first_message_that_is_no_text_gives_a_title_all_the_same(session, script):
+    script(Say("a b", gate=(gate := asyncio.Event())))
+    turn = await say(session, "1")
+    await until_said(turn, "a ")
+    await Damage("text", b"A\xff", "CAST(%s AS TEXT)").strike("TRUE")
+    gate.set()
+    assert isinstance((await told(turn))[-1], TurnCompleted)
+    assert (await stored(session)).title == "A\ufffd"

@@ -22,9 +22,7 @@ from conversations.errors import (
     Invalid,
     QueueFull,
     ShuttingDown,
-    StoreBusy,
     StoreError,
-    StoreReadOnly,
 )
 from conversations.items import Memory
 from conversations.store import stops, tickets
@@ -33,12 +31,13 @@ from conversations.store.records import has_records
 from conversations.store.repeats import Ending, Repeat, find_ending
 from conversations.store.stops import Stop
 from conversations.store.threads import find_turn
-from conversations.store.tickets import Orphan, Ticket
+from conversations.store.tickets import Orphan
 from conversations.turns.follow import FollowedTurn
 from conversations.turns.heartbeat import Heartbeat, start_task
 from conversations.turns.life import Life
 from conversations.turns.line import Lines
 from conversations.turns.live import LiveTurn, Unsaved
+from conversations.turns.taking import take
 from conversations.turns.unsaved import build_unsaved_turn
 
 logger = logging.getLogger(__name__)
@@ -220,7 +219,7 @@ class Desk:
             unsaved = Unsaved(None, idempotency_key)
             return self._take_unsaved(session_id, owner_id, text, unsaved)
         try:
-            ticket = await _submitted(said)
+            ticket = await take(said, session_id=session_id)
         except StoreError as error:
             logger.warning("a message is answered without the store: %s", type(error).__name__)
             found = await _peeked(
@@ -289,17 +288,6 @@ class Desk:
         finally:
             self._turns.pop(turn.id, None)
             self._lines.leave(turn)
-
-
-async def _submitted(submit: Any) -> Ticket | Repeat:
-    """The ticket; where only the memory cannot be read, a ticket without it. Raises StoreError."""
-    try:
-        ticket: Ticket | Repeat = await lanes.write(submit)
-    except (StoreBusy, StoreReadOnly):
-        raise
-    except StoreError:
-        ticket = await lanes.write(partial(submit, with_memory=False))
-    return ticket
 
 
 async def _peeked(peek: Any) -> Memory | Repeat | None:

@@ -29,6 +29,7 @@ from conversations.turns.heartbeat import Heartbeat
 from conversations.turns.line import Lines
 from conversations.turns.live import LiveTurn, Unsaved, failed
 from conversations.turns.run import AgentRun, OwnThreads, RunSession, settled, turn_error
+from conversations.turns.taking import take
 from conversations.turns.unsaved import UnsavedSession
 
 logger = logging.getLogger(__name__)
@@ -118,7 +119,9 @@ class Life:
         if ahead == "somebody":
             return []
         now = timezone.now()
-        return await lanes.write(partial(tickets.start, ticket=ticket, holder=holder, now=now))
+        start = partial(tickets.start, ticket=ticket, holder=holder, now=now)
+        started: Started | list[Orphan] = await take(start, session_id=ticket.session_id)
+        return started
 
     async def _run(self, turn: LiveTurn, started: Started) -> None:
         run = AgentRun(turn, RunSession.of(started))

@@ -1,0 +1,40 @@
+"""How a message gets its ticket or its start where rows of the conversation are damaged."""
+
+from __future__ import annotations
+
+import logging
+from collections.abc import Callable
+from functools import partial
+from typing import Any
+from uuid import UUID
+
+from django.db import IntegrityError
+
+from conversations import lanes
+from conversations.errors import StoreBusy, StoreDamaged, StoreError, StoreReadOnly
+from conversations.store.mending import mend_counters
+
+logger = logging.getLogger(__name__)
+
+
+async def take(job: Callable[..., Any], *, session_id: UUID) -> Any:
+    """What `tickets.submit` or `tickets.start` gives.
+
+    Where something of the conversation is damaged, its counters are mended and the job is done once
+    more; if need be without the memory. Raises StoreError when it cannot be done now.
+    """
+    try:
+        return await lanes.write(job)
+    except (StoreBusy, StoreReadOnly):
+        raise
+    except (StoreError, IntegrityError) as error:
+        logger.warning("session %s is damaged: %s", session_id, type(error).__name__)
+    try:
+        if await lanes.write(partial(mend_counters, session_id=session_id)):
+            return await lanes.write(job)
+    except (StoreError, IntegrityError) as error:
+        logger.warning("session %s is still damaged: %s", session_id, type(error).__name__)
+    try:
+        return await lanes.write(partial(job, with_memory=False))
+    except IntegrityError as error:
+        raise StoreDamaged from error
