@@ -8,6 +8,8 @@ threads of their own.
     rows = await lanes.read(lambda db: db.all(SQL, params))      # no transaction
     await lanes.write(lambda db: db.run(SQL, params))            # its own atomic unit
     user = await lanes.call(find_user, name)                     # any sync ORM function
+    with lanes.subscribe(key) as word:                           # what other processes wrote
+        await word.news(within=1)
 
 Failures of the engine arrive as `errors.StoreError`, told apart by their primary code.
 """
@@ -27,9 +29,11 @@ from django.db import connection, connections
 
 from conversations.conf import get_conf
 from conversations.errors import TransactionOpen
+from conversations.lanes import news
 from conversations.lanes.database import Database, from_moment, from_uuid, to_moment, to_uuid
 from conversations.lanes.embedded import Inline, SqliteWriteLane
 from conversations.lanes.lane import CallLane, DjangoWriteLane, Lane, Road, Task
+from conversations.lanes.news import Subscription, notify, subscribe
 
 P = ParamSpec("P")
 T = TypeVar("T")
@@ -146,6 +150,7 @@ async def call(function: Callable[P, T], /, *args: P.args, **kwargs: P.kwargs) -
 
 def close() -> None:
     """Finish what is queued and close all connections of this process's lanes."""
+    news.close()
     _roads.close()
 
 
@@ -219,11 +224,14 @@ async def _settled(task: Task) -> Any:
 __all__ = [
     "Database",
     "Job",
+    "Subscription",
     "call",
     "close",
     "from_moment",
     "from_uuid",
+    "notify",
     "read",
+    "subscribe",
     "to_moment",
     "to_uuid",
     "write",

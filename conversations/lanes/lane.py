@@ -6,7 +6,7 @@ import asyncio
 import queue
 import threading
 from collections.abc import Callable
-from typing import Any
+from typing import Any, Final
 
 from django.db import connection, connections, transaction
 
@@ -26,6 +26,15 @@ class Task:
         self.loop = asyncio.get_running_loop()
         self.future: asyncio.Future[Any] = self.loop.create_future()
 
+
+# A server that is gone without a word: the thread that waits for it gets free by itself.
+PATIENCE: Final[dict[str, Any]] = {
+    "connect_timeout": 2,  # seconds, the least that libpq knows
+    "tcp_user_timeout": 5000,  # milliseconds
+    "keepalives_idle": 5,
+    "keepalives_interval": 2,
+    "keepalives_count": 3,
+}
 
 Outcome = tuple[Task, Any, BaseException | None]
 
@@ -126,10 +135,17 @@ class DjangoWriteLane(Lane):
 
 
 def open_within_budget(wrapper: Any) -> Any:
-    """Open a connection on which no statement waits for a lock longer than a turn may.
+    """Open a connection on which no statement waits for a lock longer than a turn may."""
+    limit_waiting(wrapper)
+    wrapper.ensure_connection()
+    return wrapper.connection
 
-    Nor do the first ones: set afterwards, the limit would come too late. It is this lane's own: a
-    pool would hand the limit to others, and its sockets to a forked child.
+
+def limit_waiting(wrapper: Any) -> None:
+    """Let the wrapper's next connection wait for a lock no longer than a turn may.
+
+    Nor do the first statements on it: set afterwards, the limit would come too late. It is this
+    lane's own: a pool would hand the limit to others, and its sockets to a forked child.
     """
     budget = get_conf().chat_store_budget_seconds
     settings = connections.settings[wrapper.alias]  # not the wrapper's own: it may open again
@@ -138,10 +154,9 @@ def open_within_budget(wrapper: Any) -> Any:
         options["timeout"] = budget
     elif wrapper.vendor == "postgresql":
         limit = f"-c lock_timeout={round(budget * 1000)}"
+        options = PATIENCE | options
         options["options"] = f"{options.get('options', '')} {limit}".strip()
     wrapper.settings_dict = settings | {"OPTIONS": options}
-    wrapper.ensure_connection()
-    return wrapper.connection
 
 
 class Road:
