@@ -3,6 +3,8 @@ listed, expire and be revoked."""
 
 from __future__ import annotations
 
+import asyncio
+import logging
 from dataclasses import dataclass
 from datetime import UTC, datetime, timedelta
 from functools import cache, lru_cache
@@ -19,10 +21,14 @@ from conversations import lanes
 from conversations.errors import Unauthenticated
 from conversations.models import AccessToken
 
+logger = logging.getLogger(__name__)
+
 _SALT: Final = "conversations.access-token"
 _PREFIX: Final = "cst_"
 _USED_AT_MOST_EVERY: Final = timedelta(minutes=1)
 _TOKEN: Final = AccessToken._meta.db_table
+
+_noting: dict[UUID, datetime] = {}
 
 
 @dataclass(frozen=True, slots=True)
@@ -89,7 +95,7 @@ async def authenticate_token(text: str) -> Principal:
         raise Unauthenticated
     last_used_at = lanes.to_moment(row[1])
     if last_used_at is None or now - last_used_at > _USED_AT_MOST_EVERY:
-        await lanes.call(AccessToken.objects.filter(id=token_id).update, last_used_at=now)
+        _note_use(token_id, now=now)
     return Principal(user_id, token_id)
 
 
@@ -104,6 +110,29 @@ async def revoke_token(token_id: UUID) -> None:
     """From now on the token opens nothing."""
     tokens = AccessToken.objects.filter(id=token_id, revoked_at__isnull=True)
     await lanes.call(tokens.update, revoked_at=timezone.now())
+
+
+def _note_use(token_id: UUID, *, now: datetime) -> None:
+    """Beside the request, which neither waits for it nor fails with it."""
+    for other in [known for known, at in list(_noting.items()) if now - at > _USED_AT_MOST_EVERY]:
+        del _noting[other]
+    if token_id in _noting:
+        return  # under way, or it failed just now
+    _noting[token_id] = now
+
+    def note(db: lanes.Database) -> int:
+        used_at = lanes.from_moment(now, is_sqlite=db.is_sqlite)
+        token = lanes.from_uuid(token_id, is_sqlite=db.is_sqlite)
+        return db.run(f"UPDATE {_TOKEN} SET last_used_at = %s WHERE id = %s", (used_at, token))
+
+    def noted(future: asyncio.Future[int]) -> None:
+        error = None if future.cancelled() else future.exception()
+        if error is None:
+            _noting.pop(token_id, None)  # from now on the row says it
+        else:
+            logger.warning("the use of a token was not noted: %s", type(error).__name__)
+
+    lanes.write_soon(note).add_done_callback(noted)
 
 
 @cache

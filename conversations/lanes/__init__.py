@@ -28,7 +28,7 @@ from asgiref.sync import AsyncToSync, sync_to_async
 from django.db import connection, connections
 
 from conversations.conf import get_conf
-from conversations.errors import TransactionOpen
+from conversations.errors import StoreBusy, TransactionOpen
 from conversations.lanes import news
 from conversations.lanes.database import Database, from_moment, from_uuid, to_moment, to_uuid
 from conversations.lanes.embedded import Inline, SqliteWriteLane
@@ -42,6 +42,8 @@ Job = Callable[[Database], T]
 READERS: Final = 2
 CALLERS: Final = 3
 POSTGRESQL_THREADS: Final = 8
+GRACE_SECONDS: Final = 0.25  # an engine that is only busy says so itself, a little after the budget
+END_SECONDS: Final = 10
 
 
 class _Roads:
@@ -78,7 +80,10 @@ class _Roads:
         if inline is not None:
             inline.close()
         for road in roads:
-            road.close()
+            road.end()
+        deadline = time.monotonic() + END_SECONDS
+        for road in roads:
+            road.join(deadline)
 
     def _build(self, name: str) -> Road:
         on_sqlite = connection.vendor == "sqlite"
@@ -114,38 +119,64 @@ os.register_at_fork(after_in_child=_forget_after_fork)
 
 
 async def read(job: Job[T]) -> T:
-    """Run a reading job, which may run twice; raises StoreError when the engine fails."""
+    """Run a reading job, which may run twice.
+
+    Raises StoreError when the engine fails, StoreBusy when it has not answered within the budget
+    (`CHAT_STORE_BUDGET_SECONDS`).
+    """
     await _refuse_open_transaction()
-    inline = await _find_inline()
+    deadline = _deadline()
+    inline = await _find_inline(deadline)
     if inline is not None:
         done, result = inline.read(job)
         if done:
             return cast(T, result)
-    return cast(T, await _settled(_queued("read", job)))
+    return cast(T, await _settled(_queued("read", job, deadline)))
 
 
-async def write(job: Job[T]) -> T:
+async def write(job: Job[T], *, late: Callable[[T], object] | None = None) -> T:
     """Run a writing job as one atomic unit.
 
     A cancelled caller learns of it only after the write has settled: all of it is stored or none.
     An error the job raises undoes its writes and reaches the caller. Raises StoreError when the
     engine fails or stays busy beyond the budget (`CHAT_STORE_BUDGET_SECONDS`).
+
+    An engine that hangs leaves no certainty: a commit that was under way when the budget was over
+    may still succeed, though its caller got StoreBusy (or its cancellation). Then `late` is called
+    with the job's result, in the caller's loop, for those who must undo it. A job that had not
+    come to its commit is undone.
     """
     await _refuse_open_transaction()
-    if await _find_inline() is None:
-        return cast(T, await _settled(_queued("write", job)))
-    task = _task(job)
+    deadline = _deadline()
+    if await _find_inline(deadline) is None:
+        return cast(T, await _settled(_queued("write", job, deadline), late))
+    task = Task(job, deadline=deadline)
     waiting = _waiting_writes.setdefault(task.loop, [])
     waiting.append(task)
     if len(waiting) == 1:
         task.loop.call_soon(_send_writes, task.loop)
-    return cast(T, await _settled(task))
+    return cast(T, await _settled(task, late))
+
+
+def write_soon(job: Job[T]) -> asyncio.Future[T]:
+    """Run a writing job beside what the caller does; the outcome may be left unread.
+
+    It belongs to no task, so it outlives the caller's, and the end of the loop leaves nothing open.
+    """
+    task = _queued("write", job, _deadline())
+    task.future.add_done_callback(lambda future: future.cancelled() or future.exception())
+    return task.future
 
 
 async def call(function: Callable[P, T], /, *args: P.args, **kwargs: P.kwargs) -> T:
-    """Run any sync function that uses the ORM, in a thread whose connections are looked after."""
+    """Run any sync function that uses the ORM, in a thread whose connections are looked after.
+
+    Raises StoreError when the engine fails. When it raises StoreBusy, the function may still be
+    running: what it writes by itself may be stored later.
+    """
     await _refuse_open_transaction()
-    return cast(T, await _settled(_queued("call", lambda: function(*args, **kwargs))))
+    task = _queued("call", lambda: function(*args, **kwargs), _deadline())
+    return cast(T, await _settled(task))
 
 
 def close() -> None:
@@ -175,9 +206,9 @@ def _is_transaction_open() -> bool:
         asyncio._set_running_loop(loop)
 
 
-async def _find_inline() -> Inline | None:
+async def _find_inline(deadline: float) -> Inline | None:
     if _roads.may_find_inline:
-        await _settled(_queued("call", _roads.find_inline))
+        await _settled(_queued("call", _roads.find_inline, deadline))
     return _roads.inline
 
 
@@ -191,29 +222,29 @@ def _send_writes(loop: asyncio.AbstractEventLoop) -> None:
         road.put(task)
 
 
-def _task(job: Callable[..., Any]) -> Task:
-    return Task(job, deadline=time.monotonic() + get_conf().chat_store_budget_seconds)
+def _deadline() -> float:
+    return time.monotonic() + get_conf().chat_store_budget_seconds
 
 
-def _queued(name: str, job: Callable[..., Any]) -> Task:
-    task = _task(job)
+def _queued(name: str, job: Callable[..., Any], deadline: float) -> Task:
+    task = Task(job, deadline=deadline)
     _roads.get(name).put(task)
     return task
 
 
-async def _settled(task: Task) -> Any:
-    """The task's outcome; a cancellation is passed on only after it is known."""
+async def _settled(task: Task, late: Callable[[Any], object] | None = None) -> Any:
+    """The task's outcome; a cancellation is passed on only after it is known, or given up."""
     future = task.future
     cancelled: asyncio.CancelledError | None = None
     while not future.done():
+        left = task.deadline + GRACE_SECONDS - time.monotonic()
+        if left <= 0:
+            task.give_up(late)
+            raise cancelled or StoreBusy()
         try:
-            await asyncio.shield(future)
+            await asyncio.wait([future], timeout=left)
         except asyncio.CancelledError as error:
-            if future.cancelled():
-                raise
             cancelled = error
-        except Exception:
-            break  # the future's own outcome, raised below
     if cancelled is not None:
         if not future.cancelled():
             future.exception()  # the outcome is settled; the caller is leaving
@@ -235,4 +266,5 @@ __all__ = [
     "to_moment",
     "to_uuid",
     "write",
+    "write_soon",
 ]

@@ -35,8 +35,8 @@ class SqliteWriteLane(Lane):
         self._commits = 0
         super().__init__(name)
 
-    def close(self) -> None:
-        super().close()
+    def join(self, deadline: float) -> None:
+        super().join(deadline)
         if self._checkpointer is not None:
             self._checkpointer.close()
 
@@ -51,7 +51,7 @@ class SqliteWriteLane(Lane):
                 self._tasks.put(None)  # close() after this batch
                 break
             tasks.append(following)
-        tasks = [task for task in tasks if not task.future.cancelled()]
+        tasks = [task for task in tasks if not (task.future.cancelled() or task.given_up)]
         if tasks:
             deliver(self._commit_together(tasks))
             self._look_at_log()
@@ -106,12 +106,17 @@ class SqliteWriteLane(Lane):
 def _perform_all(tasks: list[Task], database: Database, raw: Any) -> list[Outcome]:
     """Every job on its own savepoint; a lone one needs none: its failure undoes the batch."""
     if len(tasks) == 1:
-        return [(tasks[0], tasks[0].job(database), None)]
+        outcome: Outcome = (tasks[0], tasks[0].job(database), None)
+        tasks[0].refuse_if_given_up()
+        return [outcome]
     outcomes: list[Outcome] = []
     for task in tasks:
         raw.execute("SAVEPOINT job")
         try:
-            outcomes.append((task, task.job(database), None))
+            task.refuse_if_given_up()
+            result = task.job(database)
+            task.refuse_if_given_up()
+            outcomes.append((task, result, None))
         except Exception as error:
             if not raw.in_transaction:
                 raise  # the engine has undone all of it: a full disk

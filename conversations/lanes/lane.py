@@ -4,8 +4,11 @@ from __future__ import annotations
 
 import asyncio
 import queue
+import select
 import threading
+import time
 from collections.abc import Callable
+from functools import partial
 from typing import Any, Final
 
 from django.db import connection, connections, transaction
@@ -18,13 +21,24 @@ from conversations.lanes.database import Database, DjangoDatabase, SqliteDatabas
 class Task:
     """A job on its way through a lane, and how its outcome gets back to its event loop."""
 
-    __slots__ = ("deadline", "future", "job", "loop")
+    __slots__ = ("deadline", "future", "given_up", "job", "loop")
 
     def __init__(self, job: Callable[..., Any], *, deadline: float) -> None:
         self.job = job
         self.deadline = deadline
+        self.given_up = False
         self.loop = asyncio.get_running_loop()
         self.future: asyncio.Future[Any] = self.loop.create_future()
+
+    def give_up(self, late: Callable[[Any], object] | None) -> None:
+        """Nobody waits any more: what is not committed yet never will be, or `late` is told."""
+        self.given_up = True
+        self.future.add_done_callback(partial(_too_late, late))
+
+    def refuse_if_given_up(self) -> None:
+        """Raises StoreBusy, before a commit, where nobody waits for it any more."""
+        if self.given_up:
+            raise StoreBusy
 
 
 # A server that is gone without a word: the thread that waits for it gets free by itself.
@@ -51,6 +65,11 @@ def deliver(outcomes: list[Outcome]) -> None:
             continue
 
 
+def _too_late(late: Callable[[Any], object] | None, future: asyncio.Future[Any]) -> None:
+    if not future.cancelled() and future.exception() is None and late is not None:
+        late(future.result())
+
+
 def _settle(outcomes: list[Outcome]) -> None:
     for task, result, error in outcomes:
         if task.future.done():
@@ -74,10 +93,13 @@ class Lane:
         self.waiting += 1
         self._tasks.put(task)
 
-    def close(self) -> None:
+    def end(self) -> None:
         """Serve what is queued, then end the thread and its connection."""
         self._tasks.put(None)
-        self._thread.join(timeout=10)
+
+    def join(self, deadline: float) -> None:
+        """Wait for the end; a thread that waits for a server that hangs is left alone."""
+        self._thread.join(timeout=max(0.0, deadline - time.monotonic()))
 
     def _work(self) -> None:
         try:
@@ -88,7 +110,7 @@ class Lane:
             connections.close_all()
 
     def _serve(self, task: Task) -> None:
-        if task.future.cancelled():
+        if task.future.cancelled() or task.given_up:
             return
         try:
             outcome: Outcome = (task, self._perform(task), None)
@@ -100,6 +122,7 @@ class Lane:
         return task.job(self._database())
 
     def _database(self) -> Database:
+        drop_if_ended()
         if connection.connection is None:
             open_within_budget(connection)
         if connection.vendor != "sqlite":
@@ -118,6 +141,9 @@ class CallLane(Lane):
     """Runs plain sync functions; every one leaves its connection usable or closed."""
 
     def _perform(self, task: Task) -> Any:
+        drop_if_ended()
+        if connection.connection is None:
+            limit_waiting(connection)  # opened by the first function that needs it
         try:
             return task.job()
         finally:
@@ -131,7 +157,25 @@ class DjangoWriteLane(Lane):
     def _perform(self, task: Task) -> Any:
         database = self._database()
         with transaction.atomic():
-            return task.job(database)
+            result = task.job(database)
+            task.refuse_if_given_up()
+            return result
+
+
+def drop_if_ended() -> None:
+    """Close this thread's connection if the server has ended it, so that nobody's job finds out.
+
+    Nothing is asked of an idle connection: when there is something to read on it, it is the end.
+    """
+    raw = connection.connection
+    if raw is None or connection.vendor != "postgresql":
+        return
+    if not raw.closed:
+        poll = select.poll()
+        poll.register(raw.fileno(), select.POLLIN)
+        if not poll.poll(0):
+            return
+    connections.close_all()
 
 
 def open_within_budget(wrapper: Any) -> Any:
@@ -156,7 +200,8 @@ def limit_waiting(wrapper: Any) -> None:
         limit = f"-c lock_timeout={round(budget * 1000)}"
         options = PATIENCE | options
         options["options"] = f"{options.get('options', '')} {limit}".strip()
-    wrapper.settings_dict = settings | {"OPTIONS": options}
+    # Kept open between tasks; whoever has it closes it when it is no longer good.
+    wrapper.settings_dict = settings | {"OPTIONS": options, "CONN_MAX_AGE": None}
 
 
 class Road:
@@ -177,6 +222,10 @@ class Road:
             lane = min(self._lanes, key=lambda lane: lane.waiting)
         lane.put(task)
 
-    def close(self) -> None:
+    def end(self) -> None:
         for lane in self._lanes:
-            lane.close()
+            lane.end()
+
+    def join(self, deadline: float) -> None:
+        for lane in self._lanes:
+            lane.join(deadline)

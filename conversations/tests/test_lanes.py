@@ -5,6 +5,7 @@ from __future__ import annotations
 import asyncio
 import os
 import threading
+import time
 from collections.abc import Callable, Iterator
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import closing
@@ -226,13 +227,18 @@ def test_a_loop_that_ends_with_writes_under_way_harms_nobody():
         task._log_destroy_pending = False
 
 
+def ended(lane: Lane) -> None:
+    lane.end()
+    lane.join(time.monotonic() + 10)
+
+
 async def test_a_task_nobody_waits_for_any_more_is_not_begun():
     begun: list[Database] = []
     lane = Lane("store-test")
     task = Task(begun.append, deadline=0)
     task.future.cancel()
     lane.put(task)
-    await asyncio.to_thread(lane.close)
+    await asyncio.to_thread(ended, lane)
     assert begun == []
 
 
@@ -244,7 +250,7 @@ async def test_a_result_nobody_waits_for_any_more_is_dropped():
     await gate.entered()
     task.future.cancel()
     gate.open()
-    await asyncio.to_thread(lane.close)
+    await asyncio.to_thread(ended, lane)
     await asyncio.sleep(0)
     assert task.future.cancelled()
 
@@ -407,9 +413,9 @@ async def test_a_row_another_program_holds_is_busy_within_the_budget():
             assert gate.wait(timeout=30)
 
     lanes.close()  # the budget is that of each connection
+    holder = asyncio.create_task(lanes.call(hold))
+    assert await asyncio.to_thread(holding.wait, 30)
     with override_settings(CHAT_STORE_BUDGET_SECONDS=0.2):
-        holder = asyncio.create_task(lanes.call(hold))
-        assert await asyncio.to_thread(holding.wait, 30)
         try:
             async with asyncio.timeout(10):
                 assert [type(e) for e in await side_by_side(lambda db: db.run(change))] == [

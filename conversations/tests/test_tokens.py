@@ -2,13 +2,18 @@
 
 from __future__ import annotations
 
+import asyncio
+import threading
+import time
+from collections.abc import Iterator
+from contextlib import contextmanager
 from datetime import timedelta
 from typing import Any
 from uuid import uuid4
 
 import pytest
 from django.core import signing
-from django.db import connection
+from django.db import connection, connections, transaction
 from django.test import override_settings
 from django.utils import timezone
 
@@ -16,8 +21,14 @@ from conversations import lanes, tokens
 from conversations.errors import Unauthenticated
 from conversations.models import AccessToken
 from conversations.tests.factories import token_for
+from conversations.tests.supervisor_processes import eventually
 
 SALT = "conversations.access-token"
+
+
+@pytest.fixture(autouse=True)
+def _nothing_is_under_way() -> None:
+    tokens._noting.clear()
 
 
 @pytest.fixture
@@ -149,17 +160,65 @@ async def test_another_secret_key_refuses_it_and_an_older_one_may_be_kept(user, 
         assert not await is_refused(token)
 
 
-async def test_last_use_is_noted_at_most_once_a_minute(user, token):
-    async def noted() -> Any:
-        await tokens.authenticate_token(token)
-        return (await lanes.call(AccessToken.objects.get)).last_used_at
+async def last_use(token: str) -> Any:
+    """What the row says once the token has been used and all that was begun is written."""
+    await tokens.authenticate_token(token)
+    await lanes.write(lambda db: None)
+    async with asyncio.timeout(10):
+        while tokens._noting:
+            await lanes.write(lambda db: None)
+    return (await lanes.call(AccessToken.objects.get)).last_used_at
 
-    first = await noted()
+
+async def test_last_use_is_noted_at_most_once_a_minute(user, token):
+    first = await last_use(token)
     assert abs(first - timezone.now()) < timedelta(minutes=1)
-    assert await noted() == first
+    assert await last_use(token) == first
     recently = timezone.now() - timedelta(seconds=50)
     await lanes.call(AccessToken.objects.update, last_used_at=recently)
-    assert await noted() == recently
+    assert await last_use(token) == recently
     earlier = timezone.now() - timedelta(seconds=61)
     await lanes.call(AccessToken.objects.update, last_used_at=earlier)
-    assert await noted() >= first
+    assert await last_use(token) >= first
+
+
+async def test_a_use_that_cannot_be_noted_costs_the_request_nothing(user, token, caplog):
+    with override_settings(CHAT_STORE_BUDGET_SECONDS=0.3), unwritable():
+        for _ in range(3):
+            begun = time.monotonic()
+            assert (await tokens.authenticate_token(token)).user_id == user.pk
+            assert time.monotonic() - begun < 0.25
+        await asyncio.to_thread(eventually, lambda: caplog.messages)
+        assert (await tokens.authenticate_token(token)).user_id == user.pk
+    assert caplog.messages == ["the use of a token was not noted: StoreBusy"]
+    (token_id,) = tokens._noting
+    tokens._noting[token_id] -= timedelta(seconds=61)
+    assert await last_use(token) is not None  # tried again a minute later
+
+
+@contextmanager
+def unwritable() -> Iterator[None]:
+    """Somebody else holds what a token's row needs to be written."""
+    held, over = threading.Event(), threading.Event()
+
+    def hold() -> None:
+        with transaction.atomic():
+            list(AccessToken.objects.select_for_update())
+            held.set()
+            assert over.wait(timeout=30)
+        connections.close_all()
+
+    holder = threading.Thread(target=hold)
+    holder.start()
+    assert held.wait(timeout=30)
+    lanes.close()  # the budget is that of each connection
+    yield
+    over.set()
+    holder.join()
+    lanes.close()
+
+
+def test_a_loop_that_ends_leaves_no_note_open(user, token):
+    asyncio.run(tokens.authenticate_token(token))
+    lanes.close()
+    assert AccessToken.objects.get().last_used_at is not None
