@@ -129,6 +129,10 @@ class StoreBusy(StoreError):
     """The conversation store is busy."""
 
 
+class StoreMissing(StoreError):
+    """The conversation store is missing."""
+
+
 class StoreReadOnly(StoreError):
     """The conversation store cannot be written right now."""
 

@@ -17,6 +17,7 @@ Failures of the engine arrive as `errors.StoreError`, told apart by their primar
 from __future__ import annotations
 
 import asyncio
+import math
 import os
 import sys
 import threading
@@ -30,7 +31,14 @@ from django.db import connection, connections
 from conversations.conf import get_conf
 from conversations.errors import StoreBusy, TransactionOpen
 from conversations.lanes import news
-from conversations.lanes.database import Database, from_moment, from_uuid, to_moment, to_uuid
+from conversations.lanes.database import (
+    Database,
+    from_moment,
+    from_uuid,
+    store_error,
+    to_moment,
+    to_uuid,
+)
 from conversations.lanes.embedded import Inline, SqliteWriteLane
 from conversations.lanes.lane import CallLane, DjangoWriteLane, Lane, Road, Task
 from conversations.lanes.news import Subscription, notify, subscribe
@@ -44,6 +52,7 @@ CALLERS: Final = 3
 POSTGRESQL_THREADS: Final = 8
 GRACE_SECONDS: Final = 0.25  # an engine that is only busy says so itself, a little after the budget
 END_SECONDS: Final = 10
+LOOK_AGAIN_SECONDS: Final = 1
 
 
 class _Roads:
@@ -51,9 +60,9 @@ class _Roads:
 
     def __init__(self) -> None:
         self.inline: Inline | None = None
-        self._looked_for_inline = False
+        self._look_at = 0.0  # when to look (again) whether there may be one
         self._roads: dict[str, Road] = {}
-        self._guard = threading.Lock()
+        self._guard, self._looking = threading.Lock(), threading.Lock()
 
     def get(self, name: str) -> Road:
         road = self._roads.get(name)
@@ -63,20 +72,37 @@ class _Roads:
         return road
 
     def find_inline(self) -> None:
-        """Open the inline reader where the engine allows one; runs in a lane's thread."""
-        with self._guard:
-            if not self._looked_for_inline and connection.vendor == "sqlite":
+        """Open the inline reader where the engine allows one; runs in a lane's thread.
+
+        One that is no longer good is closed. Where it cannot be opened, the lanes say why.
+        """
+        with self._looking:
+            if not self.may_find_inline:
+                return
+            old, self.inline = self.inline, None
+            if old is not None:
+                old.close()
+            self._look_at = math.inf
+            if connection.vendor != "sqlite":
+                return
+            try:
                 self.inline = Inline.open()
-            self._looked_for_inline = True
+            except Exception as error:
+                self._look_at = time.monotonic() + LOOK_AGAIN_SECONDS
+                if store_error(error) is None:
+                    raise
 
     @property
     def may_find_inline(self) -> bool:
-        return not self._looked_for_inline
+        if self.inline is None:
+            return time.monotonic() >= self._look_at
+        return not self.inline.is_good
 
     def close(self) -> None:
         with self._guard:
             roads, self._roads = list(self._roads.values()), {}
-            inline, self.inline, self._looked_for_inline = self.inline, None, False
+        with self._looking:
+            inline, self.inline, self._look_at = self.inline, None, 0.0
         if inline is not None:
             inline.close()
         for road in roads:

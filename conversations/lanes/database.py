@@ -11,7 +11,7 @@ from uuid import UUID
 from django.db import DatabaseError, IntegrityError, InterfaceError, connection
 
 from conversations import sqlite
-from conversations.errors import StoreBusy, StoreDamaged, StoreError, StoreReadOnly
+from conversations.errors import StoreBusy, StoreDamaged, StoreError, StoreMissing, StoreReadOnly
 
 # Primary result codes, https://sqlite.org/rescode.html
 _BUSY: Final = {5, 6}
@@ -85,6 +85,8 @@ def store_error(error: BaseException) -> StoreError | None:
     if isinstance(error, IntegrityError | sqlite3.IntegrityError):
         return None
     cause = error.__cause__ if isinstance(error, DatabaseError | InterfaceError) else None
+    if isinstance(cause, sqlite.FileMissing):
+        return StoreMissing()
     code = getattr(cause or error, "sqlite_errorcode", None)
     primary = code & 0xFF if code is not None else None
     state = getattr(cause, "sqlstate", None)

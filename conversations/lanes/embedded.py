@@ -7,7 +7,7 @@ import queue
 import random
 import threading
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Iterable
 from typing import Any, Final
 
 from django.db import connection, connections
@@ -15,7 +15,14 @@ from django.db import connection, connections
 from conversations import sqlite
 from conversations.errors import StoreBusy, StoreDamaged
 from conversations.lanes.database import Database, SqliteDatabase, in_our_words, store_error
-from conversations.lanes.lane import Lane, Outcome, Task, deliver, open_within_budget
+from conversations.lanes.lane import (
+    Lane,
+    Outcome,
+    Task,
+    deliver,
+    drop_if_ended,
+    open_within_budget,
+)
 
 MAX_BATCH: Final = 64
 CHECKPOINT_BYTES: Final = 4 * 1024 * 1024
@@ -87,6 +94,7 @@ class SqliteWriteLane(Lane):
         return outcomes
 
     def _database(self) -> Database:
+        drop_if_ended()
         raw: Any = connection.connection
         if raw is None:
             raw = open_within_budget(connection)
@@ -173,8 +181,8 @@ class Checkpointer:
         while self._wanted.wait() and not self._ended:
             self._wanted.clear()
             try:
-                connection.ensure_connection()
-                raw = connection.connection
+                drop_if_ended()
+                raw = connection.connection or open_within_budget(connection)
                 raw.execute("PRAGMA busy_timeout=0")
                 raw.execute("PRAGMA wal_checkpoint(PASSIVE)").fetchall()
                 with self._lock:
@@ -198,28 +206,40 @@ class Inline:
         self._wrappers = (reader, writer)
         self._reader = SqliteDatabase(reader.connection)
         self._writer = SqliteDatabase(writer.connection)
-        self._reading = threading.Lock()
+        self._reading, self._writing = threading.Lock(), threading.Lock()
         self._lock = sqlite.write_lock(str(connection.settings_dict["NAME"]))
         self._pace = 0.0  # recent writes took this long, the last ones counting most
         self._rest_until = 0.0
         self._commits = 0
+        self._failed = False
         self._checkpointer = Checkpointer()
 
     @classmethod
     def open(cls) -> Inline | None:
         """On connections of its own; None where even a read may have to wait."""
-        reader: Any = connection.copy()
-        open_within_budget(reader)
-        if reader.connection.execute("PRAGMA journal_mode").fetchone()[0] != "wal":
-            reader.close()
-            return None
-        writer: Any = connection.copy()
-        open_within_budget(writer)
-        reader.connection.execute("PRAGMA query_only=ON")
-        writer.connection.execute("PRAGMA wal_autocheckpoint=0")
-        for wrapper in (reader, writer):
-            wrapper.connection.execute("PRAGMA busy_timeout=0")
-        return cls(reader, writer)
+        wrappers: list[Any] = [connection.copy(), connection.copy()]
+        try:
+            for wrapper in wrappers:
+                raw = open_within_budget(wrapper)
+                if raw.execute("PRAGMA journal_mode").fetchone()[0] != "wal":
+                    break
+                raw.execute("PRAGMA busy_timeout=0")
+            else:
+                reader, writer = wrappers
+                reader.connection.execute("PRAGMA query_only=ON")
+                writer.connection.execute("PRAGMA wal_autocheckpoint=0")
+                return cls(reader, writer)
+        except BaseException:
+            _close(wrappers)
+            raise
+        _close(wrappers)
+        return None
+
+    @property
+    def is_good(self) -> bool:
+        """Whether its connections may be used: none has failed, and the file is still in place."""
+        # The reader was opened first: where its file is in place, so is the writer's.
+        return not self._failed and getattr(self._wrappers[0], "is_in_place", True)
 
     def read(self, job: Callable[[Database], Any]) -> tuple[bool, Any]:
         """(True, the job's result), or (False, None) where a lane must do it."""
@@ -228,8 +248,10 @@ class Inline:
         try:
             return True, job(self._reader)
         except Exception as error:
-            if store_error(error) is None:
+            failure = store_error(error)
+            if failure is None:
                 raise
+            self._failed |= not isinstance(failure, StoreBusy)
             return False, None
         finally:
             self._reading.release()
@@ -237,8 +259,27 @@ class Inline:
     def write(self, task: Task) -> bool:
         """Do a lone write and settle its task; False where a lane must do it: nothing is stored."""
         begun = time.monotonic()
-        if begun < self._rest_until or not self._lock.acquire(blocking=False):
+        if begun < self._rest_until or not self._writing.acquire(blocking=False):
             return False
+        try:
+            if not self._lock.acquire(blocking=False):
+                return False
+            try:
+                done = self._commit(task)
+            finally:
+                self._lock.release()
+        finally:
+            self._writing.release()
+        if done:
+            self._pace += (time.monotonic() - begun - self._pace) / 8
+            if self._pace > QUICK_SECONDS:
+                self._rest_until, self._pace = begun + REST_SECONDS, 0.0
+            self._commits += 1
+            if self._commits % COMMITS_BETWEEN_LOOKS == 0:
+                self._checkpointer.look()
+        return done
+
+    def _commit(self, task: Task) -> bool:
         raw = self._writer.raw
         try:
             raw.execute("BEGIN IMMEDIATE")
@@ -247,22 +288,24 @@ class Inline:
         except BaseException as error:
             if raw.in_transaction:
                 raw.execute("ROLLBACK")
-            if store_error(error) is not None:
+            failure = store_error(error)
+            if failure is not None:
+                self._failed |= not isinstance(failure, StoreBusy)
                 return False
             task.future.set_exception(in_our_words(error))
         else:
             task.future.set_result(result)
-        finally:
-            self._lock.release()
-        self._pace += (time.monotonic() - begun - self._pace) / 8
-        if self._pace > QUICK_SECONDS:
-            self._rest_until, self._pace = begun + REST_SECONDS, 0.0
-        self._commits += 1
-        if self._commits % COMMITS_BETWEEN_LOOKS == 0:
-            self._checkpointer.look()
         return True
 
     def close(self) -> None:
+        """Close its connections once nobody uses them."""
+        self._failed = True
         self._checkpointer.close()
-        for wrapper in self._wrappers:
+        with self._reading, self._writing:
+            _close(self._wrappers)
+
+
+def _close(wrappers: Iterable[Any]) -> None:
+    for wrapper in wrappers:
+        if wrapper.connection is not None:  # the wrapper belongs to the thread that made it
             wrapper.connection.close()

@@ -163,19 +163,27 @@ class DjangoWriteLane(Lane):
 
 
 def drop_if_ended() -> None:
-    """Close this thread's connection if the server has ended it, so that nobody's job finds out.
+    """Close this thread's connection if what it leads to is gone, so that no job finds out.
 
-    Nothing is asked of an idle connection: when there is something to read on it, it is the end.
+    Nothing is asked of an idle connection. SQLite's file is at its path, or it is not; where there
+    is something to read from a server, it is the end.
     """
     raw = connection.connection
-    if raw is None or connection.vendor != "postgresql":
+    if raw is None or not _has_ended(raw):
         return
-    if not raw.closed:
-        poll = select.poll()
-        poll.register(raw.fileno(), select.POLLIN)
-        if not poll.poll(0):
-            return
     connections.close_all()
+
+
+def _has_ended(raw: Any) -> bool:
+    if connection.vendor == "sqlite":
+        return not getattr(connection, "is_in_place", True)
+    if connection.vendor != "postgresql":
+        return False
+    if raw.closed:
+        return True
+    poll = select.poll()
+    poll.register(raw.fileno(), select.POLLIN)
+    return bool(poll.poll(0))
 
 
 def open_within_budget(wrapper: Any) -> Any:

@@ -6,11 +6,13 @@ Nothing here imports Django, so that an entry point can call `use_safe_library` 
 
 from __future__ import annotations
 
+import fcntl
 import importlib
 import os
 import sys
 import threading
-from contextlib import closing, suppress
+from collections.abc import Iterator
+from contextlib import closing, contextmanager, suppress
 from pathlib import Path
 from typing import Any, Final
 
@@ -18,7 +20,10 @@ FOLDER_MODE: Final = 0o700
 FILE_MODE: Final = 0o600
 BUSY_TIMEOUT_SECONDS: Final = 20
 
-_prepared: set[str] = set()
+Identity = tuple[int, int]
+"""A file's device and number: what stays the same when it is renamed, and only then."""
+
+_known: dict[str, _Known] = {}
 _write_locks: dict[str, threading.Lock] = {}
 _guard = threading.Lock()
 
@@ -91,23 +96,129 @@ def database_settings(path: str | Path, *, synchronous: str = "FULL") -> dict[st
     }
 
 
-def prepare_file(name: str) -> None:
+def identity(name: str) -> Identity | None:
+    """Which file is at this path now; None where there is none."""
+    try:
+        found = os.stat(name)
+    except OSError:
+        return None
+    return found.st_dev, found.st_ino
+
+
+def prepare_file(name: str) -> Identity | None:
     """Create the file and its folder if need be, private to this user, in the right journal mode.
 
-    Runs once per process and file, before the first connection. An existing file keeps its journal
-    mode unless it may be in WAL under a library that is not safe for it, and another connection may
-    be open: `conversations.checks` then says so. In-memory databases need nothing.
+    Runs before every connection, and looks closely once per process and file. An existing file
+    keeps its journal mode unless it may be in WAL under a library that is not safe for it, and
+    another connection may be open: `conversations.checks` then says so. Raises FileMissing rather
+    than make anew what this process has already used. In-memory databases need nothing.
     """
     if not name or name == ":memory:" or name.startswith("file:"):
-        return
+        return None
     with _guard:
-        if name in _prepared and os.path.exists(name):
-            return
-        path = Path(name)
-        _make_private(path)
-        if not path.exists():
-            _create_file(path)
-        _prepared.add(name)
+        found, known = identity(name), _known.get(name)
+        if known is not None and found is None:
+            raise FileMissing
+        if known is None or known.file != found:
+            path = Path(name)
+            _make_private(path)
+            with _alone_in(path.parent):
+                if known is not None:
+                    _drop_old_log(path, known)
+                elif not path.exists():
+                    _set_logs_aside(path)
+                    _create_file(path)
+            found = identity(name)
+            _known[name] = _Known(found)
+        return found
+
+
+def bind(name: str, before: Identity) -> bool:
+    """Remember the log of a connection that has read, so that it is known again as the old one.
+
+    False where the file is not the one there was `before` the connection was opened: it may have
+    one file and the other's log, and must not be used.
+    """
+    with _guard:
+        if identity(name) != before:
+            return False
+        for suffix in ("-wal", "-shm"):
+            _keep_writable(f"{name}{suffix}")
+        known = _known.setdefault(name, _Known(before))
+        log = f"{name}-wal"
+        if known.log != identity(log):
+            known.release()
+            with suppress(OSError):  # the rollback journal has none
+                # Held open: as long as it is, no other file can have the same number. (Nobody
+                # takes locks on this file, so that closing it drops none.)
+                known.held = os.open(log, os.O_RDONLY)
+        return True
+
+
+def _keep_writable(log: str) -> None:
+    # SQLite gives them the mode the file has just then: made while it may only be read, they would
+    # keep everybody from writing after it may be written again.
+    with suppress(OSError):
+        status = os.stat(log)
+        if status.st_uid == os.geteuid() and not status.st_mode & 0o200:
+            os.chmod(log, FILE_MODE)
+
+
+class FileMissing(Exception):
+    """The database file this process has used is gone from its path."""
+
+
+class _Known:
+    """A file this process has used, and the write-ahead log its connections write to."""
+
+    def __init__(self, file: Identity | None) -> None:
+        self.file = file
+        self.held: int | None = None
+
+    @property
+    def log(self) -> Identity | None:
+        if self.held is None:
+            return None
+        found = os.fstat(self.held)
+        return found.st_dev, found.st_ino
+
+    def release(self) -> None:
+        if self.held is not None:
+            os.close(self.held)
+            self.held = None
+
+
+@contextmanager
+def _alone_in(folder: Path) -> Iterator[None]:
+    """Only one process at a time decides what becomes of the files beside a database."""
+    descriptor = os.open(folder, os.O_RDONLY)
+    try:
+        fcntl.flock(descriptor, fcntl.LOCK_EX)
+        yield
+    finally:
+        os.close(descriptor)
+
+
+def _drop_old_log(path: Path, known: _Known) -> None:
+    """Another file is at the path: a log that belongs to the one before must not be replayed on it.
+
+    Only a log that is provably the one our own connections wrote is removed; it may also be gone
+    already, or be the new file's. Those connections need not be closed first: they have read, so
+    they hold the old log and its index by descriptor, and SQLite neither checkpoints nor deletes by
+    name when it closes a file that was moved.
+    """
+    if known.held is not None and identity(f"{path}-wal") == known.log:
+        for suffix in ("-wal", "-shm"):
+            Path(f"{path}{suffix}").unlink(missing_ok=True)
+    known.release()
+
+
+def _set_logs_aside(path: Path) -> None:
+    """A log without its file would be replayed on the new one; its rows may be all that is left."""
+    for suffix in ("-wal", "-shm", "-journal"):
+        log = Path(f"{path}{suffix}")
+        with suppress(FileNotFoundError):
+            log.rename(f"{log}.orphan-{os.urandom(4).hex()}")
 
 
 def _make_private(path: Path) -> None:

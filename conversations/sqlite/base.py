@@ -3,24 +3,55 @@
 from __future__ import annotations
 
 import threading
-from typing import Any
+from typing import Any, Final
 
 from django.db import OperationalError
 from django.db.backends.sqlite3 import base
 
 from conversations import sqlite
 
+OPENED_AT_MOST: Final = 5
+
 
 class DatabaseWrapper(base.DatabaseWrapper):
     """Takes the process-wide write lock for every transaction that `atomic()` opens."""
 
     _held: threading.Lock | None = None
+    _place: tuple[str, sqlite.Identity] | None = None
 
     def get_new_connection(self, conn_params: dict[str, Any]) -> Any:
-        sqlite.prepare_file(str(self.settings_dict["NAME"]))
-        return super().get_new_connection(conn_params)
+        name = str(self.settings_dict["NAME"])
+        for _ in range(OPENED_AT_MOST):
+            try:
+                before = sqlite.prepare_file(name)
+            except sqlite.FileMissing as error:
+                raise OperationalError("the database file is missing") from error
+            raw = super().get_new_connection(conn_params)
+            if before is None:
+                return raw
+            try:
+                # Having read, it holds its log: it will never look for it by name again.
+                raw.execute("PRAGMA schema_version").fetchone()
+                if sqlite.bind(name, before):
+                    self._place = (name, before)
+                    return raw
+            except BaseException:
+                raw.close()
+                raise
+            raw.close()
+        raise OperationalError("the database file is being replaced")
+
+    @property
+    def is_in_place(self) -> bool:
+        """Whether the file this connection opened is still the one at its path."""
+        return self._place is None or sqlite.identity(self._place[0]) == self._place[1]
+
+    def is_usable(self) -> bool:
+        return self.is_in_place and bool(super().is_usable())
 
     def _start_transaction_under_autocommit(self) -> None:
+        if not self.is_in_place:  # what is written there, nobody would find
+            raise OperationalError("the database file was moved or replaced")
         lock = sqlite.write_lock(str(self.settings_dict["NAME"]))
         if not lock.acquire(timeout=self.settings_dict["OPTIONS"].get("timeout", 5)):
             raise OperationalError("database is locked")

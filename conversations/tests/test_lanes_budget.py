@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import math
 import threading
 import time
 from collections.abc import Callable, Coroutine, Iterator
@@ -148,7 +149,7 @@ def slow_commit(monkeypatch: pytest.MonkeyPatch) -> Iterator[threading.Event]:
 @pytest.mark.usefixtures("no_inline")
 @pytest.mark.parametrize("cancelled", [False, True])
 async def test_a_write_whose_commit_was_under_way_is_told_late(slow_commit, cancelled):
-    lanes._roads._looked_for_inline = True  # asked for in a thread, too
+    lanes._roads._look_at = math.inf  # a look for it would need a thread, too
     told: asyncio.Future[int] = asyncio.get_running_loop().create_future()
     writing = asyncio.create_task(lanes.write(insert("late"), late=told.set_result))
     await asyncio.sleep(0)
@@ -163,7 +164,7 @@ async def test_a_write_whose_commit_was_under_way_is_told_late(slow_commit, canc
 
 @pytest.mark.usefixtures("no_inline")
 async def test_a_write_that_failed_late_tells_nobody(slow_commit):
-    lanes._roads._looked_for_inline = True
+    lanes._roads._look_at = math.inf
     told: list[int] = []
     await in_time(lanes.write(lambda db: db.run("SELEC 1"), late=told.append))
     slow_commit.set()

@@ -110,7 +110,7 @@ def pragma(path: Path, name: str) -> Any:
 
 def forget(path: Path) -> None:
     """As if another process prepared the file."""
-    sqlite._prepared.discard(str(path))
+    sqlite._known.pop(str(path), None)
 
 
 @pytest.mark.usefixtures("lax_umask")
@@ -189,12 +189,27 @@ def test_preparing_again_changes_nothing(tmp_path):
     assert [file.name for file in tmp_path.iterdir()] == ["chat.db"]
 
 
-def test_a_file_that_was_removed_is_made_again(tmp_path):
+def test_a_file_that_was_removed_is_made_again_only_by_who_never_used_it(tmp_path):
     path = tmp_path / "chat.db"
     sqlite.prepare_file(str(path))
     path.unlink()
+    with pytest.raises(sqlite.FileMissing):
+        sqlite.prepare_file(str(path))
+    assert not path.exists()
+    forget(path)
     sqlite.prepare_file(str(path))
     assert pragma(path, "auto_vacuum") == 2
+
+
+@pytest.mark.parametrize("suffix", ["-wal", "-journal"])
+def test_a_log_whose_file_is_gone_is_not_replayed_on_a_new_one(tmp_path, suffix):
+    path = tmp_path / "chat.db"
+    (tmp_path / f"chat.db{suffix}").write_bytes(b"what was said")
+    sqlite.prepare_file(str(path))
+    assert not (tmp_path / f"chat.db{suffix}").exists()
+    (kept,) = tmp_path.glob(f"chat.db{suffix}.orphan-*")
+    assert kept.read_bytes() == b"what was said"
+    assert pragma(path, "integrity_check") == "ok"
 
 
 def test_what_a_crash_left_of_a_half_made_file_stops_nobody(tmp_path):
@@ -290,6 +305,39 @@ def test_the_site_sets_a_private_umask():
     assert (ROOT / "manage.py").read_text().index("import chatsite") < (
         (ROOT / "manage.py").read_text().index("django.core")
     )
+
+
+@pytest.mark.parametrize("gone", ["replaced", "deleted"])
+def test_closing_a_file_that_was_moved_touches_nothing_at_its_path(tmp_path, gone):
+    """What the library promises us: old connections may be closed after the new file is in use."""
+    if sqlite.journal_mode() != "wal":
+        pytest.skip("WAL is not safe here")
+    path, new = tmp_path / "chat.db", tmp_path / "new.db"
+    for file in (path, new):
+        with closing(sqlite.driver().connect(file, isolation_level=None)) as raw:
+            raw.execute("PRAGMA journal_mode=wal")
+            raw.execute("CREATE TABLE said (words)")
+    old = [sqlite.driver().connect(path, isolation_level=None) for _ in range(2)]
+    for raw in old:
+        raw.execute("INSERT INTO said VALUES ('old')")
+    path.unlink()
+    for suffix in ("-wal", "-shm"):
+        Path(f"{path}{suffix}").unlink()
+    if gone == "replaced":
+        new.rename(path)
+        with closing(sqlite.driver().connect(path, isolation_level=None)) as raw:
+            raw.execute("INSERT INTO said VALUES ('new')")
+            before = {file.name: file.stat().st_ino for file in tmp_path.iterdir()}
+            old[0].execute("INSERT INTO said VALUES ('into nothing')")
+            for connection in old:
+                connection.close()
+            assert {file.name: file.stat().st_ino for file in tmp_path.iterdir()} == before
+            assert raw.execute("SELECT words FROM said").fetchall() == [("new",)]
+        assert pragma(path, "integrity_check") == "ok"
+    else:
+        for connection in old:
+            connection.close()
+        assert {file.name for file in tmp_path.iterdir()} == {"new.db"}
 
 
 # One writer at a time
