@@ -262,7 +262,8 @@ class Listener(Source):
                 finally:
                     await listening.close()
             except (driver.Error, OSError) as error:
-                logger.warning("no news of other processes' writes: %s", type(error).__name__)
+                if pause == FIRST_PAUSE_SECONDS:  # once, not as long as the server is away
+                    logger.warning("no news of other processes' writes: %s", type(error).__name__)
             await asyncio.sleep(pause * random.uniform(0.75, 1.25))  # noqa: S311 - no secret
             pause = min(pause * 2, LONGEST_PAUSE_SECONDS)
 

@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import asyncio
 import uuid
+from collections.abc import Callable
 from datetime import UTC, datetime, timedelta, timezone
 from functools import partial
 from typing import Any
@@ -215,4 +217,12 @@ async def test_a_lanes_connection_waits_for_no_lock_beyond_the_budget_and_others
             return cursor.fetchone()[0]
 
     assert await lanes.write(ask) == await lanes.read(ask) == "1500ms"
-    assert await lanes.call(ask_django) == "0"
+    assert await lanes.call(ask_django) == "1500ms"
+    assert await asyncio.to_thread(on_a_connection_of_its_own, ask_django) == "0"
+
+
+def on_a_connection_of_its_own(ask: Callable[[], str]) -> str:
+    try:
+        return ask()
+    finally:
+        connection.close()

@@ -373,6 +373,28 @@ async def test_a_file_locked_past_the_budget_works_again_after(path):
     lanes.close()
 
 
+async def test_readyz_is_503_in_time_while_the_file_is_locked(path):
+    if sqlite_mode(path) == "wal":
+        pytest.skip("a reader waits for nobody")
+    with (
+        override_settings(CHAT_STORE_BUDGET_SECONDS=0.3),
+        closing(sqlite.driver().connect(path, isolation_level=None)) as holder,
+    ):
+        lanes.close()
+        holder.execute("BEGIN EXCLUSIVE")
+        begun = time.monotonic()
+        assert await ready() == (503, "The conversation store is busy.")
+        assert time.monotonic() - begun < 0.3 + lanes.GRACE_SECONDS + 1
+        holder.execute("ROLLBACK")
+        assert (await ready())[0] == 200
+        lanes.close()
+
+
+def sqlite_mode(path: Path) -> str:
+    with closing(sqlite.driver().connect(path)) as raw:
+        return raw.execute("PRAGMA journal_mode").fetchone()[0]
+
+
 @pytest.fixture
 def small_disk(path: Path, monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> Iterator[Path]:
     """The lanes' file on a file system that is small enough to be filled."""

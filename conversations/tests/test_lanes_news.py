@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import logging
+import os
 import subprocess
 import sys
 import textwrap
@@ -344,3 +345,46 @@ def test_it_works_on_the_loop_the_server_runs_on():
     """
     )
     assert said == "True"
+
+
+@pytest.mark.skipif(not hasattr(os, "fork"), reason="no fork on this platform")
+@pytest.mark.slow
+def test_a_forked_child_listens_for_itself():
+    said = run_python(
+        SITE
+        + """
+    from conversations import lanes
+    from conversations.models import Throttle
+    table = Throttle._meta.db_table
+
+    async def work(name):
+        def job(db):
+            db.run(f"INSERT INTO {table} VALUES (%s, 1, '2026-11-23 12:00')", (name,))
+            lanes.notify(db, "a")
+        with lanes.subscribe("a") as word:
+            while await word.news(within=1):
+                pass
+            waiting = asyncio.create_task(word.news(within=20))
+            await asyncio.sleep(0)
+            await lanes.write(job)
+            return await waiting
+
+    loop = asyncio.new_event_loop()
+    assert loop.run_until_complete(work("before"))
+    child = os.fork()
+    if not child:
+        code = 1
+        try:
+            print("child", asyncio.run(work("child")), flush=True)
+            lanes.close()
+            code = 0
+        finally:
+            os._exit(code)
+    assert os.waitpid(child, 0)[1] == 0, "the child failed"
+    print("parent", loop.run_until_complete(work("after")))
+    lanes.close()
+    loop.run_until_complete(asyncio.sleep(0.05))  # what listened ends
+    loop.close()
+    """
+    )
+    assert said == "child True\nparent True"
