@@ -88,7 +88,7 @@ async def delete_thread(*, session_id: UUID, owner_id: Any) -> None:
     """
     await lanes.read(lambda db: _deletable(db, session_id=session_id, owner_id=owner_id))
     await turns.stop_session(session_id, reason="deleted")
-    await lanes.call(_delete, session_id, owner_id)
+    await lanes.call_patiently(_delete, session_id, owner_id)
 
 
 def _delete(session_id: UUID, owner_id: Any) -> None:

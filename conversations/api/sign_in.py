@@ -31,7 +31,7 @@ async def login(request: HttpRequest, payload: LoginIn) -> dict[str, Any]:
     name = (payload.email or payload.username or "").strip()
     limits = login_limits(name=name, address=request.META.get("REMOTE_ADDR", ""))
     await count_login(limits, now=now)
-    user = await lanes.call(_find_user, payload, name)
+    user = await lanes.call_patiently(_find_user, payload, name)
     if user is None:
         raise Unauthenticated("The name or the password is wrong.")
     await forgive_login(limits)

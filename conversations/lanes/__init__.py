@@ -49,6 +49,8 @@ Job = Callable[[Database], T]
 
 READERS: Final = 2
 CALLERS: Final = 3
+PATIENT_CALLERS: Final = 2
+PATIENT_SECONDS: Final = 15.0
 POSTGRESQL_THREADS: Final = 8
 GRACE_SECONDS: Final = 0.25  # an engine that is only busy says so itself, a little after the budget
 END_SECONDS: Final = 10
@@ -115,6 +117,8 @@ class _Roads:
         on_sqlite = connection.vendor == "sqlite"
         if name == "call":
             return Road(CallLane, "store-call", CALLERS)
+        if name == "patient":
+            return Road(CallLane, "store-patient", PATIENT_CALLERS)
         if name == "write":
             kind: type[Lane] = SqliteWriteLane if on_sqlite else DjangoWriteLane
             return Road(kind, "store-write", 1 if on_sqlite else POSTGRESQL_THREADS)
@@ -205,6 +209,17 @@ async def call(function: Callable[P, T], /, *args: P.args, **kwargs: P.kwargs) -
     return cast(T, await _settled(task))
 
 
+async def call_patiently(function: Callable[P, T], /, *args: P.args, **kwargs: P.kwargs) -> T:
+    """The same for what is slow by itself, such as a password's hash, in threads of its own.
+
+    Raises StoreBusy only after `PATIENT_SECONDS`; the store itself is waited for no longer than by
+    `call`.
+    """
+    await _refuse_open_transaction()
+    deadline = time.monotonic() + PATIENT_SECONDS
+    return cast(T, await _settled(_queued("patient", lambda: function(*args, **kwargs), deadline)))
+
+
 def close() -> None:
     """Finish what is queued and close all connections of this process's lanes."""
     news.close()
@@ -283,6 +298,7 @@ __all__ = [
     "Job",
     "Subscription",
     "call",
+    "call_patiently",
     "close",
     "from_moment",
     "from_uuid",

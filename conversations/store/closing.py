@@ -14,7 +14,7 @@ from uuid import UUID
 
 from conversations.errors import StoreDamaged
 from conversations.items import Row, encode_item, note_row
-from conversations.lanes import Database, from_moment, from_uuid, to_uuid
+from conversations.lanes import Database, from_moment, from_uuid, notify, to_uuid
 from conversations.store.damage import select, text_of
 from conversations.store.leases import LIVE
 from conversations.store.log import MESSAGE, SESSION, TURN, counts_of, insert_rows
@@ -108,6 +108,7 @@ def close(
         end(db, session, key=turn_id, status=status, error_code=error_code, now=now)
     if turns:
         give_title(db, session.id)
+        wake_next(db, session.id)
 
 
 def give_up(
@@ -142,6 +143,18 @@ def interrupt_all(db: Database, *, session_id: UUID, now: datetime) -> None:
         (session.id,),
     )
     interrupt(db, session, rows, now=now)
+
+
+def wake_next(db: Database, session_id: Any) -> None:
+    """Tell the processes whose turns wait in a session that one has ended.
+
+    Only if there are any: on PostgreSQL commits that notify wait for each other.
+    """
+    if db.is_sqlite:
+        return  # its waiters watch the file
+    waiting = f"SELECT 1 FROM {TURN} WHERE session_id = %s AND status = 'queued' LIMIT 1"
+    if db.one(waiting, (session_id,)):
+        notify(db, str(session_id))
 
 
 def row_of(text: str) -> Row:

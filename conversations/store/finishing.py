@@ -12,7 +12,7 @@ from conversations.events import Usage
 from conversations.items import Row
 from conversations.lanes import Database, from_moment, from_uuid, to_uuid
 from conversations.store import log
-from conversations.store.closing import append_rows, mark_cut, remember_the_question
+from conversations.store.closing import append_rows, mark_cut, remember_the_question, wake_next
 from conversations.store.log import MESSAGE, SESSION, TURN, Lease
 from conversations.store.records import Recording, record_last
 from conversations.store.titles import give_title
@@ -104,6 +104,7 @@ def finish(
             turn_id,
         ),
     )
+    wake_next(db, session_id)
     return result.answer_id
 
 

@@ -198,11 +198,16 @@ def start(
         raise LeaseLost
     turn_id = from_uuid(ticket.turn_id, is_sqlite=db.is_sqlite)
     row = db.one(
-        f"SELECT input FROM {TURN} WHERE id = %s AND status = 'queued' AND lease_owner = %s",
+        f"SELECT input, status, fence, user_message_id FROM {TURN}"
+        f" WHERE id = %s AND {LIVE} AND lease_owner = %s",
         (turn_id, holder.process),
     )
     if row is None:
         raise LeaseLost
+    if row[1] == "running":  # its process did not hear that it started
+        lease = Lease(ticket.session_id, ticket.turn_id, row[2])
+        window = load_window(db, session_id=ticket.session_id) if with_memory else None
+        return Started(lease, session.agent_session_id, to_uuid(row[3]), window)
     line = _clear_way(db, session, before=ticket.number, holder=holder, now=now)
     if line.alive or line.orphans:
         return _adopt(db, session, line.orphans, holder=holder)

@@ -413,8 +413,8 @@ async def test_a_stop_while_the_start_is_committed_closes_the_turn(
     monkeypatch.setattr(tickets, "start", start_and_tell)
     write = lanes.write
 
-    async def write_and_wait(job: Any) -> Any:
-        result = await write(job)
+    async def write_and_wait(job: Any, **options: Any) -> Any:
+        result = await write(job, **options)
         if started.is_set():
             await asyncio.sleep(0)  # the commit is through, its result not yet looked at
         return result

@@ -22,16 +22,18 @@ from conversations.errors import (
     Invalid,
     QueueFull,
     ShuttingDown,
+    StoreBusy,
     StoreError,
+    TurnInterrupted,
 )
 from conversations.items import Memory
-from conversations.store import stops, tickets
+from conversations.store import closing, stops, tickets
 from conversations.store.leases import Holder
 from conversations.store.records import has_records
 from conversations.store.repeats import Ending, Repeat, find_ending
 from conversations.store.stops import Stop
 from conversations.store.threads import find_turn
-from conversations.store.tickets import Orphan
+from conversations.store.tickets import Orphan, Ticket
 from conversations.turns.follow import FollowedTurn
 from conversations.turns.heartbeat import Heartbeat, start_task
 from conversations.turns.life import Life
@@ -219,7 +221,7 @@ class Desk:
             unsaved = Unsaved(None, idempotency_key)
             return self._take_unsaved(session_id, owner_id, text, unsaved)
         try:
-            ticket = await take(said, session_id=session_id)
+            ticket = await take(said, session_id=session_id, late=self._give_up)
         except StoreError as error:
             logger.warning("a message is answered without the store: %s", type(error).__name__)
             found = await _peeked(
@@ -239,6 +241,21 @@ class Desk:
         if isinstance(ticket, Repeat):
             return self.find(ticket.turn_id) or self._follow(ticket.turn_id, session_id)
         return self._take(LiveTurn(ticket, owner_id=owner_id, text=text))
+
+    def _give_up(self, ticket: Ticket | Repeat) -> None:
+        """A ticket that was stored when its message had been answered without it."""
+        if isinstance(ticket, Repeat):
+            return
+        give_up = partial(
+            closing.give_up,
+            turn_id=ticket.turn_id,
+            process=self.process,
+            status="interrupted",
+            error_code=TurnInterrupted.code,
+            now=timezone.now(),
+        )
+        self._heartbeat.close_later(ticket.turn_id, StoreBusy(), lambda: lanes.write(give_up))
+        self._heartbeat.begin()
 
     def _admitted(self, admission: asyncio.Task[LiveTurn | FollowedTurn]) -> None:
         self._admissions.discard(admission)

@@ -62,11 +62,11 @@ class Heartbeat:
         if self._task is not None:
             self._task.cancel()
 
-    def close_later(self, turn: LiveTurn, failure: Exception, closing: Closing) -> None:
+    def close_later(self, turn_id: UUID, failure: Exception, closing: Closing) -> None:
         """Close the turn when the store is back; until then, the next one waits for it."""
-        logger.warning("turn %s not closed: %s", turn.id, type(failure).__name__)
+        logger.warning("turn %s not closed: %s", turn_id, type(failure).__name__)
         if isinstance(failure, StoreError):
-            self._unclosed[turn.id] = closing
+            self._unclosed[turn_id] = closing
 
     async def recover(self, session_id: UUID) -> None:
         """Close what is abandoned in a conversation, and adopt what waits there."""

@@ -34,8 +34,8 @@ from conversations.turns.unsaved import UnsavedSession
 
 logger = logging.getLogger(__name__)
 
-FIRST_PAUSE_SECONDS: Final = 0.01
-LONGEST_PAUSE_SECONDS: Final = 0.2
+FIRST_PAUSE_SECONDS: Final = 0.02
+LONGEST_PAUSE_SECONDS: Final = 0.25  # word of an end comes sooner; an end without word does not
 FINISH_PAUSE_SECONDS: Final = 0.05
 
 
@@ -92,12 +92,17 @@ class Life:
 
         A turn the store could not take waits for those of this process only.
         """
+        await self._lines.until_first(turn)
+        if turn.unsaved is not None:
+            return None
+        with lanes.subscribe(str(turn.session_id)) as word:
+            return await self._wait_for_others(turn, word)
+
+    async def _wait_for_others(self, turn: LiveTurn, word: lanes.Subscription) -> Started:
         loop, pause = asyncio.get_running_loop(), FIRST_PAUSE_SECONDS
         away_since: float | None = None
         while True:
-            await self._lines.until_first(turn)
-            if turn.unsaved is not None:
-                return None
+            await self._lines.until_first(turn)  # those adopted below come before it
             try:
                 started = await self._try_to_start(turn)
             except StoreError as error:
@@ -110,7 +115,7 @@ class Life:
                 if isinstance(started, Started):
                     return started
                 self._adopt(started)
-            await asyncio.sleep(pause * random.uniform(0.5, 1.5))  # noqa: S311 - no secret
+            await word.news(within=pause * random.uniform(0.5, 1.5))  # noqa: S311 - no secret
             pause = min(pause * 1.6, LONGEST_PAUSE_SECONDS)
 
     async def _try_to_start(self, turn: LiveTurn) -> Started | list[Orphan]:
@@ -186,7 +191,7 @@ class Life:
             turn.emit(failed(turn.id, TurnInterrupted()))
             return
         except Exception as failure:
-            self._heartbeat.close_later(turn, failure, partial(store, patient=False))
+            self._heartbeat.close_later(turn.id, failure, partial(store, patient=False))
             run.not_saved()
         run.warn()
         if error is not None:
@@ -247,7 +252,7 @@ class Life:
             try:
                 user_message_id = await close()
             except Exception as failure:
-                self._heartbeat.close_later(turn, failure, close)
+                self._heartbeat.close_later(turn.id, failure, close)
         if stopped:
             turn.emit(TurnCompleted(turn.id, "cancelled", None, user_message_id))
         else:
