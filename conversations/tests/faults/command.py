@@ -10,10 +10,12 @@ import time
 from collections.abc import Awaitable, Callable
 from typing import Any
 
-from conversations.tests.faults import runs
+from conversations.tests.faults import load, runs, storm
 from conversations.tests.faults.engines import ENGINES, engines_present
 from conversations.tests.faults.report import Report
 from conversations.tests.faults.servers import Site
+
+CRASH_LEASE_SECONDS = 1.5
 
 Runner = Callable[[str, argparse.Namespace], Report]
 
@@ -64,5 +66,34 @@ def run_shutdown(engine: str, options: argparse.Namespace) -> Report:
     )
 
 
-RUNS: dict[str, Runner] = {"order": run_order, "shutdown": run_shutdown}
-DEFAULT_RUNS = [*RUNS]
+def run_crash(engine: str, options: argparse.Namespace) -> Report:
+    return on_site(
+        lambda site: storm.crash(
+            site, kills=options.kills, pauses=options.pauses, seed=options.seed
+        ),
+        engine,
+        lease_seconds=CRASH_LEASE_SECONDS,
+    )
+
+
+def run_load(engine: str, options: argparse.Namespace) -> Report:
+    return on_site(lambda site: load.load(site, streams=300, seconds=10, seed=options.seed), engine)
+
+
+def run_load_beside_a_writer(engine: str, options: argparse.Namespace) -> Report:
+    return on_site(
+        lambda site: load.load(
+            site, streams=300, seconds=10, seed=options.seed, processes=2, writer=True
+        ),
+        engine,
+    )
+
+
+RUNS: dict[str, Runner] = {
+    "order": run_order,
+    "crash": run_crash,
+    "shutdown": run_shutdown,
+    "load": run_load,
+    "load-beside-a-writer": run_load_beside_a_writer,
+}
+DEFAULT_RUNS = ["order", "crash", "shutdown"]
