@@ -8,7 +8,7 @@ from typing import Any
 import pytest
 
 from conversations.tests.faults.checker import Evidence, Fault, find_runs, find_violations
-from conversations.tests.faults.client import Sending
+from conversations.tests.faults.client import Attempt, Sending
 
 THREAD = "thread"
 
@@ -145,7 +145,13 @@ def run_again(scene: Scene) -> None:
 
 
 def run_without_end(scene: Scene) -> None:
+    interrupt_the_first(scene)
     del scene.journal[1]
+
+
+def interrupt_the_first(scene: Scene) -> None:
+    scene.turns[0]["status"] = "interrupted"
+    scene.sendings[0].closing = {"status": "failed"}
 
 
 def run_the_tool_twice(scene: Scene) -> None:
@@ -194,13 +200,39 @@ def test_a_run_whose_process_was_killed_needs_no_end(scene):
 
 def test_a_run_that_slept_past_its_lease_may_end_during_the_next(scene):
     overlap(scene)
+    interrupt_the_first(scene)
     scene.faults.append(Fault("pause", pid=1, at=11.0, ended_at=20.0))
     assert scene.violations() == []
 
 
+def test_a_run_that_was_completed_has_no_such_excuse(scene):
+    overlap(scene)
+    scene.faults.append(Fault("pause", pid=1, at=11.0, ended_at=20.0))
+    assert any("overlap" in violation for violation in scene.violations())
+
+
 def test_a_run_taken_over_while_its_process_still_had_its_lease_is_an_overlap(scene):
     overlap(scene)
+    interrupt_the_first(scene)
     scene.faults.append(Fault("pause", pid=1, at=19.9, ended_at=20.05))
+    assert any("overlap" in violation for violation in scene.violations())
+
+
+def late_run(scene: Scene) -> None:
+    """The first run began when its process woke up, in the middle of the second."""
+    scene.sendings[0].attempts = [Attempt(pid=1, begun_at=9.0, ended_at=30.0)]
+    scene.faults.append(Fault("pause", pid=1, at=10.0, ended_at=21.0))
+    scene.journal[0]["at"], scene.journal[1]["at"] = 21.1, 22.0
+
+
+def test_a_run_that_began_after_its_process_had_slept_is_not_in_the_line(scene):
+    late_run(scene)
+    interrupt_the_first(scene)
+    assert scene.violations() == []
+
+
+def test_such_a_run_must_not_be_completed(scene):
+    late_run(scene)
     assert any("overlap" in violation for violation in scene.violations())
 
 

@@ -239,24 +239,41 @@ def _one_run_at_a_time(evidence: Evidence) -> Iterator[str]:
     for run in evidence.runs:
         by_thread[evidence.texts[run.text].thread_id].append(run)
     for runs in by_thread.values():
-        for earlier, later in pairwise(runs):
-            ended_at = _fenced_at(evidence, earlier)
-            if ended_at is None:
-                yield f"the run of {earlier.text!r} has no end, and its process lives"
-            elif later.begun_at < ended_at:
-                yield f"the runs of {earlier.text!r} and {later.text!r} overlap"
-        numbers = [turn["number"] for run in runs if (turn := evidence.turn_of(run.text))]
-        if numbers != sorted(numbers):
-            yield f"the runs of a thread are out of order: {numbers}"
+        before, held_until, numbers = "", 0.0, [0]
+        for run in runs:
+            until, turn = _holds_until(evidence, run), evidence.turn_of(run.text)
+            if until is None:
+                yield f"the run of {run.text!r} has no end, and its process lives"
+            elif until > run.begun_at:  # else it woke up too late: others may run beside it
+                if run.begun_at < held_until:
+                    yield f"the runs of {before!r} and {run.text!r} overlap"
+                if until > held_until:
+                    before, held_until = run.text, until
+                numbers += [turn["number"]] if turn else []
+        yield from (
+            f"turn {later} ran after turn {number} of a thread"
+            for number, later in pairwise(numbers)
+            if later < number
+        )
 
 
-def _fenced_at(evidence: Evidence, run: Run) -> float | None:
-    """When another run may begin: at its end, or when a fault has surely used up its lease."""
+def _holds_until(evidence: Evidence, run: Run) -> float | None:
+    """Until when no other run may begin: its end, or when a fault has surely used up its lease.
+
+    The fault may lie before the run itself: a process may sleep between its start and the model.
+    A turn that was completed has kept its lease to the end, whatever happened to its process.
+    """
+    turn = evidence.turn_of(run.text)
+    if turn is not None and turn["status"] == "completed":
+        return run.ended_at
+    first_attempt = evidence.texts[run.text].attempts[:1]
+    since = min([run.begun_at, *(attempt.begun_at for attempt in first_attempt)])
+    left = HANDED_ON * evidence.lease_seconds
     moments = [] if run.ended_at is None else [run.ended_at]
     for fault in evidence.faults:
-        within = run.begun_at <= fault.at and (run.ended_at is None or fault.at <= run.ended_at)
-        if fault.pid == run.pid and within:
-            moments.append(fault.at + HANDED_ON * evidence.lease_seconds)
+        is_meant = fault.pid == run.pid and since <= fault.at <= (run.ended_at or fault.at)
+        if is_meant and (fault.kind == "kill" or fault.ended_at - fault.at >= left):
+            moments.append(fault.at + left)
     return min(moments, default=None)
 
 

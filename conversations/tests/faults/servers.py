@@ -260,7 +260,8 @@ class Site:
     def journal(self) -> list[dict[str, Any]]:
         """All that the models of this site have noted."""
         path = self.folder / agent.JOURNAL
-        return [json.loads(line) for line in path.open()] if path.exists() else []
+        lines = path.read_text().splitlines() if path.exists() else []
+        return [json.loads(line) for line in lines]
 
     def open_gate(self, name: str) -> None:
         (self.folder / agent.GATES / name).touch()
