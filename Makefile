@@ -11,7 +11,7 @@ SANDBOX := SECRET_KEY=only-for-make-check-only-for-make-check-only-for-make-chec
 	DATABASE_URL= AGENT_SESSION_DB_PATH=$(VENV)/check/check.db
 
 .DEFAULT_GOAL := help
-.PHONY: help run test check lint types bench lock clean venv dev postgresql
+.PHONY: help run test check lint types bench faults load lock clean venv dev postgresql
 
 help: ## show this
 	@grep -hE '^[a-z]+:.*##' $(MAKEFILE_LIST) | sed -E 's/^([a-z]+):.*## /\1|/' | \
@@ -45,6 +45,13 @@ types: dev ## mypy, strict
 bench: dev ## the benchmarks (minutes)
 	$(PY) -m benchmarks.session_ops
 	$(PY) -m benchmarks.turn_overhead
+	$(PY) -m benchmarks.handover
+
+faults: dev ## kill, pause, stop and crowd real servers on every engine here (a quarter of an hour)
+	$(PY) -m conversations.tests.faults
+
+load: dev ## 300 conversations at once, alone and beside a writer
+	$(PY) -m conversations.tests.faults --only load --only load-beside-a-writer
 
 lock: venv ## compile requirements*.txt from the .in files
 	@$(PY) -m pip install --quiet --disable-pip-version-check uv

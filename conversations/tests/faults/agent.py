@@ -6,7 +6,7 @@ arguments, and a tag that no other text of the run has:
     say TAG                    says the tag
     slow COUNT PAUSE_MS TAG    so many pieces, with a pause before each
     clock COUNT PAUSE_MS TAG   the same; each piece is the moment it was sent
-    flood KILOBYTES TAG        a long answer, as fast as it is taken
+    flood KILOBYTES NAME TAG   a long answer, without a pause, once the gate is open
     gate NAME TAG              two pieces; between them it waits for the file NAME in `gates/`
     hold TAG                   one piece, and no end
     fail TAG                   one piece, then an error
@@ -134,7 +134,8 @@ async def pieces_of(text: str, items: list[Any]) -> AsyncIterator[str]:
                 due = begun + (index + 1) * int(pause) / 1000
                 await asyncio.sleep(due - time.monotonic())
                 yield f"{time.monotonic():.6f} " if deed == "clock" else f"{tag}.{index} "
-        case ["flood", kilobytes, _]:
+        case ["flood", kilobytes, name, _]:
+            await _opened(folder() / GATES / name)
             for _ in range(int(kilobytes) // 8):
                 await asyncio.sleep(0)
                 yield FLOOD_PIECE

@@ -21,6 +21,14 @@ MARGIN_SECONDS: Final = 1.0
 
 async def order(site: Site, *, processes: int, sends: int, seed: int) -> Report:
     """Many processes, one thread: all that is said at once is answered one after the other."""
+    report, _ = await crowd(site, processes=processes, sends=sends, seed=seed)
+    return report
+
+
+async def crowd(
+    site: Site, *, processes: int, sends: int, seed: int
+) -> tuple[Report, tuple[list[float], list[float]]]:
+    """The same, with the gaps between the runs: in one process, and from one to another."""
     report = Report("order", site.engine, seed)
     servers = await asyncio.to_thread(site.start_servers, processes)
     client = Client(site.tokens[0])
@@ -57,7 +65,7 @@ async def order(site: Site, *, processes: int, sends: int, seed: int) -> Report:
         f"to another ({len(across)})": spread(across, scale=1e3, unit=" ms"),
         "a turn": f"{took / len(sendings) * 1e3:.1f} ms",
     }
-    return report
+    return report, (within, across)
 
 
 async def shutdown(site: Site, *, streams: int, seed: int) -> Report:

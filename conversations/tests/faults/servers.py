@@ -234,7 +234,10 @@ class Site:
                 server.close()
 
     def start_servers(self, count: int) -> list[Server]:
-        """So many servers that answer. Those of an earlier run must have ended."""
+        """So many servers that answer; what an earlier run left behind is killed."""
+        for server in self.servers:
+            if server.life is not None:
+                server.kill()
         while len(self.servers) < count:
             output = self.folder / f"server-{len(self.servers)}.log"
             self.servers.append(Server(self.zygote, output))
