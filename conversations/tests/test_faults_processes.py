@@ -43,7 +43,14 @@ async def test_four_processes_answer_one_thread_strictly_one_after_the_other(sit
 
 async def test_kills_and_pauses_lose_double_and_tangle_nothing(site, seed):
     report = await storm.crash(
-        site, kills=8, pauses=3, seed=seed, processes=3, threads=3, is_stall_a_violation=False
+        site,
+        kills=8,
+        pauses=3,
+        seed=seed,
+        processes=3,
+        threads=3,
+        speakers=2,
+        is_stall_a_violation=False,
     )
     report.assert_kept()
 

@@ -12,7 +12,7 @@ from functools import partial
 from typing import Final
 
 from conversations.tests.faults.checker import Evidence, Fault, find_violations
-from conversations.tests.faults.client import Client, Sending
+from conversations.tests.faults.client import Attempt, Client, Sending
 from conversations.tests.faults.report import Report, spread
 from conversations.tests.faults.runs import gather_evidence
 from conversations.tests.faults.servers import Server, Site
@@ -82,11 +82,11 @@ async def crash(
     pauses: int,
     seed: int,
     processes: int = 4,
-    threads: int = 6,
-    speakers: int = 2,
+    threads: int = 8,
+    speakers: int = 3,
     is_stall_a_violation: bool = True,
 ) -> Report:
-    """People speak in some threads, two in each, while the storm goes on; then all is counted."""
+    """People speak while the storm goes on, several in each thread; then all is counted."""
     report = Report("crash", site.engine, seed)
     servers = await asyncio.to_thread(site.start_servers, processes)
     storm = Storm(site, servers, random.Random(seed))
@@ -178,23 +178,52 @@ def _counts(evidence: Evidence) -> dict[str, str]:
 
 
 def _stalls(evidence: Evidence) -> list[float]:
-    """For each thread that had an open turn at a fault's victim: until its next turn began.
+    """How long a thread rested that had an open turn at a fault's victim, in leases.
 
-    In leases, from the last such fault on. There is always somebody who waits: people speak
-    without a pause.
+    From the last such fault, or the first request to a living server after it, to the next turn's
+    start.
     """
     clock = time.time() - time.monotonic()
-    last_hit: dict[tuple[str, float], float] = {}
+    rested: dict[tuple[str, float], float] = {}
+    for fault in evidence.faults:
+        for thread_id in _hit_threads(evidence, fault, clock):
+            starts = [turn["started_at"] or 0.0 for turn in evidence.turns[thread_id]]
+            next_start = min((at - clock for at in starts if at - clock > fault.at), default=0.0)
+            asked_at = min(
+                (
+                    max(fault.at, attempt.begun_at)
+                    for sending in evidence.sendings
+                    if sending.thread_id == thread_id
+                    for attempt in sending.attempts
+                    if attempt.ended_at > fault.at and not _met_a_fault(evidence, attempt)
+                ),
+                default=next_start,
+            )
+            if next_start:
+                rest, key = max(0.0, next_start - asked_at), (thread_id, next_start)
+                rested[key] = min(rested.get(key, rest), rest)
+    return [rest / evidence.lease_seconds for rest in rested.values()]
+
+
+def _hit_threads(evidence: Evidence, fault: Fault, clock: float) -> set[str]:
+    """Threads of which the victim held an open turn."""
+    hit = set()
     for sending in evidence.sendings:
-        turn, turns = evidence.turn_of(sending.text), evidence.turns[sending.thread_id]
-        for attempt in sending.attempts if turn else []:
-            for fault in evidence.faults:
-                at = fault.at + clock
-                is_hit = fault.pid == attempt.pid and turn["queued_at"] <= at < turn["finished_at"]
-                if is_hit and attempt.begun_at <= fault.at <= attempt.ended_at:
-                    starts = [later["started_at"] for later in turns if later["started_at"]]
-                    next_start = min((start for start in starts if start > at), default=0.0)
-                    key = (sending.thread_id, next_start)
-                    last_hit[key] = max(last_hit.get(key, 0.0), at)
-    stalls = [start - at for (_, start), at in last_hit.items() if start]
-    return [stall / evidence.lease_seconds for stall in stalls]
+        turn = evidence.turn_of(sending.text)
+        was_open = turn and turn["queued_at"] - clock <= fault.at < turn["finished_at"] - clock
+        if was_open and any(
+            attempt.pid == fault.pid and attempt.begun_at <= fault.at <= attempt.ended_at
+            for attempt in sending.attempts
+        ):
+            hit.add(sending.thread_id)
+    return hit
+
+
+def _met_a_fault(evidence: Evidence, attempt: Attempt) -> bool:
+    """Whether the server that was asked was killed or asleep meanwhile."""
+    return any(
+        fault.pid == attempt.pid
+        and fault.at <= attempt.ended_at
+        and attempt.begun_at <= fault.ended_at
+        for fault in evidence.faults
+    )
