@@ -35,7 +35,7 @@ class Result:
     incomplete: bool = False
     corrected: str | None = None
     rows: Sequence[Row] = ()
-    last_events: Recording | None = None
+    last_events: Sequence[Recording] = ()
     event_count: int = 0
     first_token_at: datetime | None = None
 
@@ -83,8 +83,7 @@ def finish(
         db.run(f"UPDATE {MESSAGE} SET text = %s WHERE id = %s", (result.corrected, answer_key))
     if row[0]:
         give_title(db, session_id)
-    if result.last_events is not None:
-        record_last(db, turn_id=turn_id, recording=result.last_events)
+    record_last(db, turn_id=turn_id, recordings=result.last_events)
     db.run(
         f"UPDATE {TURN} SET status = %s, error_code = %s, warning = %s, model = %s, requests = %s,"
         " input_tokens = %s, output_tokens = %s, answer_message_id = %s, event_count = %s,"

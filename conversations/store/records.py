@@ -52,30 +52,33 @@ def record(db: Database, recordings: Sequence[tuple[Lease, Recording]]) -> set[U
     return lost
 
 
-def record_last(db: Database, *, turn_id: Any, recording: Recording) -> None:
+def record_last(db: Database, *, turn_id: Any, recordings: Sequence[Recording]) -> None:
     """Keep the end of what a turn has told, within the transaction that closes it.
 
     The turn's key is as the engine stores it.
     """
-    db.run(
-        f"{_INSERT} VALUES (%s, %s, %s, %s){_OR_REPLACE}",
-        (turn_id, recording.first_number, recording.last_number, recording.events),
-    )
+    for each in recordings:
+        db.run(
+            f"{_INSERT} VALUES (%s, %s, %s, %s){_OR_REPLACE}",
+            (turn_id, each.first_number, each.last_number, each.events),
+        )
 
 
-def read_after(db: Database, *, turn_id: UUID, after: int) -> list[tuple[int, TurnEvent]]:
-    """The recorded events of a turn with a number above `after`, with their numbers.
+def read_after(
+    db: Database, *, turn_id: UUID, after: int, rows: int = 2**31
+) -> list[tuple[int, TurnEvent]]:
+    """The recorded events of a turn with a number above `after`, out of the next `rows` rows.
 
     Ends where a record cannot be read or one is missing: what follows could not be told in order.
     """
-    rows = db.all(
+    found_rows = db.all(
         f"SELECT first_number, events FROM {EVENTS} WHERE turn_id = %s AND last_number > %s"
-        " ORDER BY first_number",
-        (from_uuid(turn_id, is_sqlite=db.is_sqlite), after),
+        " ORDER BY first_number LIMIT %s",
+        (from_uuid(turn_id, is_sqlite=db.is_sqlite), after, rows),
     )
     found: list[tuple[int, TurnEvent]] = []
     following = after + 1
-    for first_number, text in rows:
+    for first_number, text in found_rows:
         try:
             events = decode_events(text, turn_id=turn_id)
         except ValueError:

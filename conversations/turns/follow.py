@@ -19,6 +19,7 @@ from uuid import UUID
 from conversations import lanes
 from conversations.errors import (
     ConversationsError,
+    EventsGone,
     ShuttingDown,
     StoreError,
     ThreadNotFound,
@@ -41,6 +42,7 @@ logger = logging.getLogger(__name__)
 
 FIRST_PAUSE_SECONDS: Final = 0.05
 LONGEST_PAUSE_SECONDS: Final = 0.25
+ROWS_AT_ONCE: Final = 8
 
 Numbered = tuple[int, TurnEvent]
 Recover = Callable[[UUID], Awaitable[None]]
@@ -48,12 +50,11 @@ Recover = Callable[[UUID], Awaitable[None]]
 
 @dataclass(frozen=True, slots=True)
 class _View:
-    """How a turn stands, and what of it is recorded beyond a number."""
+    """How a turn stands, and the next of what is recorded of it."""
 
     ending: Ending
     is_abandoned: bool
     news: list[Numbered]
-    said_before: str
     ahead: int
 
 
@@ -105,22 +106,25 @@ class FollowedTurn:
     async def _follow(
         self, *, after: int, heartbeat: float
     ) -> AsyncIterator[list[tuple[int | None, TurnEvent]]]:
-        place, pause, silent = after, FIRST_PAUSE_SECONDS, 0.0
+        place, pause, silent, said = after, FIRST_PAUSE_SECONDS, 0.0, 0
         while True:
             view = await self._look(place)
+            news = view.news
+            if not news and place == 0 and view.ending.status == "queued":
+                news = [(1, TurnQueued(self.id, view.ahead))]
+            if news:
+                place, pause, silent = news[-1][0], FIRST_PAUSE_SECONDS, 0.0
+                said += _length(news)
+                yield [*news]
+                continue
             if not view.ending.is_live:
-                if rest := _rest(self.id, place, view):
+                if 0 < place < view.ending.event_count - 1:  # not all of it is recorded
+                    said += await self._told_before(after)
+                if rest := _rest(self.id, place, said, view.ending):
                     yield [*rest]
                 return
             if view.is_abandoned:
                 await self._recover(self.session_id)
-                continue
-            news: list[tuple[int | None, TurnEvent]] = list(view.news)
-            if not news and place == 0 and view.ending.status == "queued":
-                news = [(1, TurnQueued(self.id, view.ahead))]
-            if news:
-                place, pause, silent = news[-1][0] or place, FIRST_PAUSE_SECONDS, 0.0
-                yield news
                 continue
             moment = pause * random.uniform(0.75, 1.25)  # noqa: S311 - no secret
             if await self._is_hung_up(within=moment):
@@ -130,6 +134,21 @@ class FollowedTurn:
             if silent >= heartbeat:
                 silent = 0.0
                 yield []
+
+    async def _told_before(self, after: int) -> int:
+        """How long the answer was that a listener heard up to that number.
+
+        Raises EventsGone when that is recorded no more.
+        """
+        place = length = 0
+        while place < after:
+            read = partial(read_after, turn_id=self.id, after=place, rows=ROWS_AT_ONCE)
+            told = [pair for pair in await lanes.read(read) if pair[0] <= after]
+            if not told:
+                raise EventsGone
+            place = told[-1][0]
+            length += _length(told)
+        return length
 
     async def _look(self, place: int) -> _View:
         """Raises ThreadNotFound when the turn is gone with its conversation, StoreError."""
@@ -156,48 +175,34 @@ class FollowedTurn:
 
 
 def _read_view(db: lanes.Database, *, turn_id: UUID, place: int) -> _View | None:
-    ending = find_ending(
-        db, turn_id=turn_id
-    )  # first: what it recorded before its end is there then
+    ending = find_ending(db, turn_id=turn_id)  # first: what it recorded is complete then
     if ending is None:
         return None
-    if ending.is_live:
-        is_abandoned = ending.held.is_dead(db, now=lease_clock(db))
-        news = read_after(db, turn_id=turn_id, after=place)
-        ahead = count_ahead(db, turn_id=turn_id) if ending.status == "queued" else 0
-        return _View(ending, is_abandoned, news, "", ahead)
-    told = read_after(db, turn_id=turn_id, after=0)
-    before = [event for number, event in told if number <= place]
-    return _View(
-        ending,
-        False,
-        [(number, event) for number, event in told if number > place],
-        _words(before),
-        0,
-    )
+    news = read_after(db, turn_id=turn_id, after=place, rows=ROWS_AT_ONCE)
+    if not ending.is_live:
+        return _View(ending, False, news, 0)
+    is_abandoned = ending.held.is_dead(db, now=lease_clock(db))
+    ahead = count_ahead(db, turn_id=turn_id) if ending.status == "queued" else 0
+    return _View(ending, is_abandoned, news, ahead)
 
 
-def _rest(turn_id: UUID, place: int, view: _View) -> list[Numbered]:
-    """What is left to tell of a turn that has ended.
+def _rest(turn_id: UUID, place: int, said: int, ending: Ending) -> list[Numbered]:
+    """What is left to tell of a turn that has ended, when no more is recorded.
 
     Its process may have told more than it came to record: then the closing event follows what the
     listener heard last.
     """
-    ending, news = view.ending, view.news
+    told: list[Numbered] = []
     if place >= ending.event_count > 0 and ending.status != "interrupted":
         return []  # the closing event was heard
-    told = list(news)
-    number = max(place, news[-1][0] if news else 0)
-    said = view.said_before + _words([event for _, event in news])
-    if not said and not news and place == 0:  # nothing is recorded (any more)
+    if place == 0:  # nothing is recorded (any more)
         if ending.has_started:
-            told.append((number := number + 1, TurnRunning(turn_id)))
+            told.append((1, TurnRunning(turn_id)))
         if ending.answer_text or ending.warning:
-            delta = ContentDelta(ending.answer_text, ending.warning)
-            told.append((number := number + 1, delta))
-    elif ending.answer_text.startswith(said) and len(ending.answer_text) > len(said) and said:
-        told.append((number := number + 1, ContentDelta(ending.answer_text[len(said) :])))
-    return [*told, (number + 1, _closing(turn_id, ending))]
+            told.append((len(told) + 1, ContentDelta(ending.answer_text, ending.warning)))
+    elif place < ending.event_count - 1 and len(ending.answer_text) > said:
+        told.append((place + 1, ContentDelta(ending.answer_text[said:])))
+    return [*told, (place + len(told) + 1, _closing(turn_id, ending))]
 
 
 def _closing(turn_id: UUID, ending: Ending) -> TurnEvent:
@@ -213,8 +218,8 @@ def _closing(turn_id: UUID, ending: Ending) -> TurnEvent:
     return failed(turn_id, _error_of(ending.error_code))
 
 
-def _words(events: list[TurnEvent]) -> str:
-    return "".join(event.text for event in events if isinstance(event, ContentDelta))
+def _length(news: list[Numbered]) -> int:
+    return sum(len(event.text) for _, event in news if isinstance(event, ContentDelta))
 
 
 def _error_of(code: str) -> ConversationsError:

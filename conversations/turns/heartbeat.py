@@ -141,9 +141,8 @@ class Heartbeat:
         told = [
             (turn, turn.started.lease, recording)
             for turn in self._turns.values()
-            if turn.started is not None
-            and not turn.settling  # its end is stored with what is left
-            and (recording := turn.unrecorded()) is not None
+            if turn.started is not None and not turn.settling  # its end is stored with what is left
+            for recording in turn.unrecorded()
         ]
         if not told:
             return

@@ -3,10 +3,10 @@
 from __future__ import annotations
 
 import asyncio
-from collections.abc import AsyncIterator
+from collections.abc import AsyncIterator, Iterator, Sequence
 from dataclasses import dataclass
 from datetime import datetime
-from typing import Any, Literal
+from typing import Any, Final, Literal
 from uuid import UUID
 
 from django.utils import timezone
@@ -23,6 +23,8 @@ from conversations.events import (
 from conversations.items import Memory
 from conversations.store.records import Recording
 from conversations.store.tickets import Started, Ticket
+
+PIECE_CHARS: Final = 65_536
 
 StopReason = Literal["", "stopped", "deleted", "shutdown", "lost"]
 
@@ -85,12 +87,13 @@ class LiveTurn:
         """The answer so far."""
         return "".join([event.text for event in self.events if isinstance(event, ContentDelta)])
 
-    def unrecorded(self) -> Recording | None:
+    def unrecorded(self) -> list[Recording]:
         """What the store does not hold yet of what was told; a closing event is told by its row."""
         events = self.events[self.recorded : self.event_count - 1]
-        if not events:
-            return None
-        return Recording(self.recorded + 1, self.recorded + len(events), encode_events(events))
+        return [
+            Recording(piece[0][0], piece[-1][0], encode_events(event for _, event in piece))
+            for piece in in_pieces(events, first_number=self.recorded + 1)
+        ]
 
     def emit(self, event: TurnEvent) -> None:
         """Say something to all listeners, now and later ones."""
@@ -111,12 +114,10 @@ class LiveTurn:
         """
         loop = asyncio.get_running_loop()
         while True:
-            batch: list[tuple[int | None, TurnEvent]] = [
-                *enumerate(self.events[after:], start=after + 1)
-            ]
-            if batch:
-                after += len(batch)
-                yield batch
+            if after < len(self.events):
+                for piece in in_pieces(self.events[after:], first_number=after + 1):
+                    after = piece[-1][0]
+                    yield [*piece]
                 continue
             if self.closed:
                 return
@@ -138,6 +139,22 @@ class LiveTurn:
         self.stop_reason = reason
         if self.has_begun:  # a task cancelled before its first step would settle nothing
             self.task.cancel()
+
+
+def in_pieces(
+    events: Sequence[TurnEvent], *, first_number: int
+) -> Iterator[list[tuple[int, TurnEvent]]]:
+    """Numbered events, in pieces that a row or a write to a socket may hold."""
+    piece: list[tuple[int, TurnEvent]] = []
+    size = 0
+    for number, event in enumerate(events, start=first_number):
+        piece.append((number, event))
+        size += len(event.text) if isinstance(event, ContentDelta) else 100
+        if size >= PIECE_CHARS:
+            yield piece
+            piece, size = [], 0
+    if piece:
+        yield piece
 
 
 def failed(turn_id: UUID, error: ConversationsError) -> TurnFailed:
