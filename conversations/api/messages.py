@@ -8,7 +8,7 @@ from django.http import HttpRequest, StreamingHttpResponse
 from ninja import Header, Router
 
 from conversations import turns
-from conversations.api.auth import TokenOrSession, principal
+from conversations.api.auth import TokenOrSession, principal, verifier
 from conversations.api.schemas import ErrorOut, MessageIn
 from conversations.api.sse import stream_response
 from conversations.api.threads import thread_uuid
@@ -53,6 +53,6 @@ async def post_message(
         owner_id=who.user_id,
         text=payload.text,
         idempotency_key=idempotency_key or None,
-        is_verified=who.is_verified,
+        verify=None if who.is_verified else verifier(request),
     )
     return stream_response(turn)

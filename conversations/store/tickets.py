@@ -70,12 +70,14 @@ def submit(
     now: datetime,
     max_queued: int,
     with_memory: bool = True,
+    answered_as: UUID | None = None,
 ) -> Ticket | Repeat:
     """Take a ticket, which acknowledges the message, and start at once where nobody is ahead.
 
-    A key that was used for the same text gets the turn it began, not a second one. Raises
-    ThreadNotFound for a session that is missing or another's, ThreadClosed, QueueFull,
-    IdempotencyConflict.
+    A key that was used for the same text gets the turn it began, not a second one. What was
+    answered without the store is taken once, under the id it was answered as, also where the
+    conversation takes no more messages. Raises ThreadNotFound for a session that is missing or
+    another's, ThreadClosed, QueueFull, IdempotencyConflict.
     """
     session = lock_session(db, session_id=session_id, owner_id=owner_id)
     if session is None:
@@ -84,16 +86,18 @@ def submit(
         repeat = find_repeat(db, session_id=session_id, key=idempotency_key, text=text, now=now)
         if repeat is not None:
             return repeat
-    if session.status != "active":
+    if answered_as is not None and _is_taken(db, answered_as):
+        return Repeat(answered_as, session_id, 0)
+    if session.status != "active" and answered_as is None:
         raise ThreadClosed
     number = session.last_turn_number + 1
     line = _clear_way(db, session, before=number, holder=holder, now=now)
     ahead = line.alive + len(line.orphans)
-    if ahead > max_queued:
+    if ahead > max_queued and answered_as is None:
         raise QueueFull
     if line.has_changed:
         session = lock_session(db, session_id=session_id) or session
-    turn_id = new_id()
+    turn_id = answered_as or new_id()
     lease = Lease(session_id, turn_id, session.fence + 1)
     user_row = row_of(text)
     moment = from_moment(now, is_sqlite=db.is_sqlite)
@@ -249,6 +253,11 @@ def recover(
         return []
     line = _clear_way(db, session, before=session.last_turn_number + 1, holder=holder, now=now)
     return _adopt(db, session, line.orphans, holder=holder) if adopts else []
+
+
+def _is_taken(db: Database, turn_id: UUID) -> bool:
+    key = from_uuid(turn_id, is_sqlite=db.is_sqlite)
+    return db.one(f"SELECT 1 FROM {TURN} WHERE id = %s", (key,)) is not None
 
 
 @dataclass(frozen=True, slots=True)

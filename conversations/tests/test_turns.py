@@ -385,7 +385,7 @@ async def test_a_stop_before_the_first_step_does_not_block_the_line(session):
         owner_id=session.owner_id,
         text="1",
         idempotency_key=None,
-        is_verified=True,
+        verify=None,
     )
     assert not turn.has_begun
     turn.stop("stopped")

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 from collections.abc import Callable, Iterator
+from dataclasses import replace
 from typing import Any
 from uuid import uuid4
 
@@ -19,6 +20,7 @@ from conversations.errors import (
     StoreReadOnly,
     ThreadClosed,
     ThreadNotFound,
+    Unauthenticated,
 )
 from conversations.events import (
     CONTEXT_UNAVAILABLE,
@@ -29,19 +31,24 @@ from conversations.events import (
     TurnRunning,
 )
 from conversations.models import ChatSession, ChatTurn
+from conversations.store.stops import Stop
 from conversations.tests import scripted
 from conversations.tests.scripted import Call, Say
 from conversations.tests.turns_helpers import (
     ask,
+    counters_fit,
+    log,
     rows,
     say,
     shown,
     told,
     tools,
+    until,
     until_said,
     warnings,
     words,
 )
+from conversations.turns import desk as desk_module
 from conversations.turns import life
 from conversations.turns.desk import desk
 from conversations.turns.live import LiveTurn, Unsaved
@@ -56,6 +63,23 @@ def gate() -> asyncio.Event:
 
 
 Away = Callable[..., Any]
+
+
+async def nobody() -> None:
+    """Their token was revoked meanwhile."""
+    raise Unauthenticated
+
+
+async def until_saved(session: Any) -> None:
+    """Wait until nothing that was answered is kept for the store only here."""
+
+    async def saved() -> bool:
+        live = await lanes.call(
+            ChatTurn.objects.filter(session=session, status__in=["queued", "running"]).exists
+        )
+        return not live and not desk()._unsaved and not desk()._turns
+
+    await until(saved)
 
 
 @pytest.fixture
@@ -86,13 +110,114 @@ async def test_what_can_be_read_is_the_context_of_an_answer_that_cannot_be_saved
     assert (done.warning, done.usage.input_tokens) == (NOT_SAVED, 10)
 
 
-async def test_nothing_half_written_stays_of_it(session, away, monkeypatch):
+async def test_it_is_saved_once_the_store_is_back(session, script, away, monkeypatch):
+    script(Call("look_up", '{"word": "it"}', say="Let me look. "), Say("It is here."))
+    away("write")
+    turn = await say(session, "1", idempotency_key="k")
+    events = await told(turn)
+    assert await rows(session) == []
+    monkeypatch.undo()
+    await until_saved(session)
+    (stored_turn,) = await rows(session)
+    assert (stored_turn.id, stored_turn.status, stored_turn.number) == (turn.id, "completed", 1)
+    assert (stored_turn.warning, stored_turn.input_tokens) == ("", 20)
+    assert await shown(session) == [("user", "1"), ("assistant", "Let me look. It is here.")]
+    kinds = [message.kind for message in await log(session)]
+    assert kinds == ["message", "message", "function_call", "function_call_output", "message"]
+    await counters_fit(session)
+    again = await say(session, "1", idempotency_key="k")
+    assert await told(again) == [*events[:-1], again_closing(events[-1], stored_turn)]
+    assert words(await ask(session, "2")) == "I remember: 1 | 2"
+
+
+def again_closing(closing: TurnCompleted, turn: Any) -> TurnCompleted:
+    """The closing event as the row tells it: with the ids it has got."""
+    return replace(
+        closing,
+        message_id=turn.answer_message_id,
+        user_message_id=turn.user_message_id,
+        warning="",
+    )
+
+
+async def test_what_waits_to_be_saved_comes_behind_what_was_said_meanwhile(
+    session, script, gate, away, monkeypatch
+):
+    script(Say("Away."), Say("a b", gate=gate))
     away("write")
     await ask(session, "1")
     monkeypatch.undo()
-    assert await rows(session) == []
-    assert await shown(session) == []
-    assert words(await ask(session, "2")) == "I remember: 2"
+    second = await say(session, "2")
+    await until_said(second, "a ")
+    gate.set()
+    await told(second)
+    await until_saved(session)
+    assert sorted(await shown(session)) == sorted(
+        [("user", "1"), ("assistant", "Away."), ("user", "2"), ("assistant", "a b")]
+    )
+    assert [turn.number for turn in await rows(session)] == [1, 2]
+    await counters_fit(session)
+
+
+@pytest.mark.parametrize("how", ["stopped", "failed"])
+async def test_how_it_ended_is_saved_too(session, script, gate, away, monkeypatch, how):
+    script(Say("a b", gate=gate, then=RuntimeError() if how == "failed" else None))
+    away("write")
+    turn = await say(session, "1")
+    await until_said(turn, "a ")
+    if how == "stopped":
+        turn.stop("stopped")
+    gate.set()
+    await told(turn)
+    monkeypatch.undo()
+    await until_saved(session)
+    (saved,) = await rows(session)
+    assert saved.status == ("cancelled" if how == "stopped" else "failed")
+    assert await shown(session) == [
+        ("user", "1"),
+        ("assistant", "a …" if how == "stopped" else "a b…"),
+    ]
+    await counters_fit(session)
+
+
+async def test_a_conversation_that_was_deleted_meanwhile_stays_deleted(session, away, monkeypatch):
+    away("write")
+    await ask(session, "1")
+    monkeypatch.undo()
+    await lanes.call(ChatSession.objects.filter(id=session.id).delete)
+    await until_saved(session)
+    assert not await lanes.call(ChatTurn.objects.exists)
+
+
+async def test_what_was_answered_without_the_store_is_not_answered_twice(
+    session, away, monkeypatch
+):
+    away("write")
+    turn = await say(session, "1", idempotency_key="k")
+    events = await told(turn)
+    await turns.settled(session.id)
+    assert await ask(session, "1", idempotency_key="k") == events
+    monkeypatch.undo()
+    await until_saved(session)
+    assert len(await rows(session)) == len(scripted.SCRIPT.inputs) == 1
+
+
+async def test_a_drain_saves_it_if_it_can(session, away, monkeypatch):
+    away("write")
+    await ask(session, "1")
+    monkeypatch.undo()
+    await turns.drain(0)
+    assert [turn.status for turn in await rows(session)] == ["completed"]
+
+
+async def test_more_than_can_be_kept_is_let_go(session, away, monkeypatch):
+    monkeypatch.setattr(desk_module, "MAX_UNSAVED", 1)
+    away("write")
+    for text in ("1", "2"):
+        await ask(session, text)
+    monkeypatch.undo()
+    await until_saved(session)
+    assert await shown(session) == [("user", "1"), ("assistant", "I remember: 1")]
 
 
 async def test_without_the_store_there_is_an_answer_without_context(session, away):
@@ -107,12 +232,11 @@ async def test_without_the_store_there_is_an_answer_without_context(session, awa
 async def test_who_was_not_verified_gets_no_context_although_the_store_is_back(session, stranger):
     await ask(session, "a secret")
     for owner_id in (session.owner_id, stranger.pk):
-        turn = await turns.send(
-            session_id=session.id, owner_id=owner_id, text="2", is_verified=False
-        )
+        turn = await turns.send(session_id=session.id, owner_id=owner_id, text="2", verify=nobody)
         events = await told(turn)
         assert words(events) == "I remember: 2"
         assert warnings(events) == BOTH
+    await until_saved(session)  # or given up: they are nobody
     assert len(await rows(session)) == 1
 
 
@@ -120,9 +244,7 @@ async def test_who_was_not_verified_stands_in_nobodys_line(session, stranger, sc
     script(Say("a b", gate=gate))
     first = await say(session, "1")
     await until_said(first, "a ")
-    theirs = await turns.send(
-        session_id=session.id, owner_id=stranger.pk, text="2", is_verified=False
-    )
+    theirs = await turns.send(session_id=session.id, owner_id=stranger.pk, text="2", verify=nobody)
     assert words(await told(theirs)) == "I remember: 2"
     assert not any(isinstance(event, TurnQueued) for event in theirs.events)
     gate.set()
@@ -225,9 +347,7 @@ async def test_a_stop_while_it_waits_ends_it(session, script, gate, away):
     await told(first)
 
 
-async def test_it_is_picked_up_again_where_it_lives_and_forgotten_after(
-    session, script, gate, away
-):
+async def test_it_is_picked_up_again_where_it_lives(session, script, gate, away):
     script(Say("a b", gate=gate))
     away("write")
     turn = await say(session)
@@ -237,8 +357,10 @@ async def test_it_is_picked_up_again_where_it_lives_and_forgotten_after(
     gate.set()
     await told(turn)
     await turns.settled(session.id)
+    assert await turns.pick_up(**mine, after=2, is_verified=False) == (turn, 2)
+    assert await turns.stop(**mine, is_verified=False) == Stop("completed", had_ended=True)
     with pytest.raises(StoreError):
-        await turns.pick_up(**mine, after=2, is_verified=False)
+        await turns.pick_up(**mine | {"turn_id": uuid4()}, after=2, is_verified=False)
 
 
 async def test_a_drain_ends_it_like_any_other(session, script, gate, away):
@@ -267,7 +389,7 @@ async def test_a_message_that_waits_while_the_store_goes_away_is_told_in_time(
     assert (events[-1].code, events[-1].retryable) == ("interrupted", True)
     monkeypatch.undo()
     await turns.drain(0)
-    assert {turn.status for turn in await rows(session)} <= {"running", "queued", "completed"}
+    assert [turn.status for turn in await rows(session)] == ["completed", "interrupted"]
 
 
 async def test_its_session_is_one_of_the_sdks(session):

@@ -15,7 +15,7 @@ from uuid import UUID
 if TYPE_CHECKING:
     from conversations.store.stops import Stop
     from conversations.turns.follow import FollowedTurn
-    from conversations.turns.live import LiveTurn
+    from conversations.turns.live import LiveTurn, Verify
 
 
 async def send(
@@ -24,13 +24,14 @@ async def send(
     owner_id: Any,
     text: str,
     idempotency_key: str | None = None,
-    is_verified: bool = True,
+    verify: Verify | None = None,
 ) -> LiveTurn | FollowedTurn:
     """Say something in a conversation.
 
     The same `idempotency_key` with the same text within 24 hours is the same turn, told once more.
-    Where the store takes nothing, the answer comes without it and says so; with an owner that could
-    not be verified there, also without what was said before. Raises ThreadNotFound, ThreadClosed,
+    Where the store takes nothing, the answer comes without it and says so, and is saved when it is
+    back; with an owner that could not be verified there, also without what was said before, and
+    only once `verify` does not raise. Raises ThreadNotFound, ThreadClosed,
     QueueFull, IdempotencyConflict, ShuttingDown: nothing is stored.
     """
     from conversations.turns.desk import desk  # noqa: PLC0415 - imports the SDK
@@ -40,7 +41,7 @@ async def send(
         owner_id=owner_id,
         text=text,
         idempotency_key=idempotency_key,
-        is_verified=is_verified,
+        verify=verify,
     )
 
 

@@ -9,7 +9,7 @@ import asyncio
 import logging
 import weakref
 from functools import partial
-from typing import Any
+from typing import Any, Final
 from uuid import UUID
 
 from django.utils import timezone
@@ -36,13 +36,16 @@ from conversations.store.threads import find_turn
 from conversations.store.tickets import Orphan, Ticket
 from conversations.turns.follow import FollowedTurn
 from conversations.turns.heartbeat import Heartbeat, start_task
+from conversations.turns.late import Late
 from conversations.turns.life import Life
 from conversations.turns.line import Lines
-from conversations.turns.live import LiveTurn, Unsaved
+from conversations.turns.live import LiveTurn, Unsaved, Verify
 from conversations.turns.taking import take
 from conversations.turns.unsaved import build_unsaved_turn
 
 logger = logging.getLogger(__name__)
+
+MAX_UNSAVED: Final = 1_000
 
 
 class Desk:
@@ -52,12 +55,17 @@ class Desk:
         self.process = processes.new_name()
         self.draining = False
         self._turns: dict[UUID, LiveTurn] = {}
+        self._unsaved: dict[UUID, LiveTurn] = {}
         self._lines = Lines()
         self._admissions: set[asyncio.Task[LiveTurn | FollowedTurn]] = set()
         self._followed: weakref.WeakSet[FollowedTurn] = weakref.WeakSet()
         self._heartbeat = Heartbeat(self._turns, holder=self.holder, adopt=self._adopt)
         self._life = Life(
-            lines=self._lines, heartbeat=self._heartbeat, holder=self.holder, adopt=self._adopt
+            lines=self._lines,
+            heartbeat=self._heartbeat,
+            holder=self.holder,
+            adopt=self._adopt,
+            save_later=self._save_later,
         )
 
     def holder(self) -> Holder:
@@ -71,7 +79,7 @@ class Desk:
         owner_id: Any,
         text: str,
         idempotency_key: str | None,
-        is_verified: bool = True,
+        verify: Verify | None = None,
     ) -> LiveTurn | FollowedTurn:
         if self.draining:
             raise ShuttingDown
@@ -82,7 +90,7 @@ class Desk:
                 owner_id=owner_id,
                 text=text,
                 idempotency_key=idempotency_key,
-                is_verified=is_verified,
+                verify=verify,
             )
         )
         self._admissions.add(admission)
@@ -130,6 +138,8 @@ class Desk:
         if live is not None and not live.closed:
             live.stop("stopped")
             return Stop("queued" if live.is_waiting else "running", had_ended=False)
+        if live is not None and live.unsaved is not None:
+            return Stop(live.status, had_ended=True)
         if not is_verified:
             raise StoreError
         return await lanes.write(
@@ -165,6 +175,8 @@ class Desk:
         for followed in self._followed:
             followed.hang_up()
         await self._stop(list(self._turns.values()), "shutdown")
+        await self._heartbeat.close_now()
+        await self._stop(list(self._turns.values()), "shutdown")
         self._heartbeat.end()
 
     async def settled(self, session_id: UUID) -> None:
@@ -192,7 +204,7 @@ class Desk:
     def _find_own(
         self, turn_id: UUID, session_id: UUID, owner_id: Any, *, is_verified: bool
     ) -> LiveTurn | None:
-        turn = self.find(turn_id)
+        turn = self.find(turn_id) or self._unsaved.get(turn_id)
         if turn is None or (turn.session_id, turn.owner_id) != (session_id, owner_id):
             return None
         return turn if is_verified or turn.unsaved is not None else None
@@ -204,7 +216,7 @@ class Desk:
         owner_id: Any,
         text: str,
         idempotency_key: str | None,
-        is_verified: bool,
+        verify: Verify | None,
     ) -> LiveTurn | FollowedTurn:
         """Take a ticket and make its turn live; where the store takes none, answer without it."""
         said = partial(
@@ -217,8 +229,8 @@ class Desk:
             now=timezone.now(),
             max_queued=get_conf().chat_max_queued_turns,
         )
-        if not is_verified:  # whose conversation it is cannot be looked up
-            unsaved = Unsaved(None, idempotency_key)
+        if verify is not None:  # whose conversation it is cannot be looked up
+            unsaved = Unsaved(None, idempotency_key, verify)
             return self._take_unsaved(session_id, owner_id, text, unsaved)
         try:
             ticket = await take(said, session_id=session_id, late=self._give_up)
@@ -262,11 +274,11 @@ class Desk:
         if not admission.cancelled():
             admission.exception()  # seen, also where the sender has gone
 
-    def _take(self, turn: LiveTurn) -> LiveTurn:
+    def _take(self, turn: LiveTurn, late: Late | None = None) -> LiveTurn:
         self._turns[turn.id] = turn
         self._lines.join(turn)
         # Neither the request's context nor its threads: the turn outlives it.
-        turn.task = start_task(self._live(turn))
+        turn.task = start_task(self._live(turn, late))
         self._heartbeat.begin()
         return turn
 
@@ -275,7 +287,9 @@ class Desk:
     ) -> LiveTurn:
         """Raises QueueFull, IdempotencyConflict."""
         line = self._lines.of(session_id=session_id, owner_id=owner_id)
-        for turn in line:
+        for turn in (*line, *self._unsaved.values()):
+            if (turn.session_id, turn.owner_id) != (session_id, owner_id):
+                continue
             key = turn.unsaved.idempotency_key if turn.unsaved is not None else None
             if key is not None and key == unsaved.idempotency_key:
                 if turn.text != text:
@@ -288,6 +302,49 @@ class Desk:
         )
         return self._take(turn)
 
+    def _save_later(self, late: Late) -> None:
+        """Keep what was answered without the store until the store takes it."""
+        turn = late.told
+        if len(self._unsaved) >= MAX_UNSAVED:
+            logger.error("turn %s is not kept: too many wait for the store", turn.id)
+            return
+        self._unsaved[turn.id] = turn
+        self._heartbeat.close_later(turn.id, StoreBusy(), partial(self._save, late))
+        self._heartbeat.begin()
+
+    async def _save(self, late: Late) -> None:
+        """Take a ticket for what was answered. Raises StoreError while the store takes none."""
+        told = late.told
+        unsaved = told.unsaved or Unsaved(None)
+        try:
+            if unsaved.verify is not None:
+                await unsaved.verify()
+            submit = partial(
+                tickets.submit,
+                holder=self.holder(),
+                session_id=told.session_id,
+                owner_id=told.owner_id,
+                text=told.text,
+                idempotency_key=unsaved.idempotency_key,
+                now=timezone.now(),
+                max_queued=get_conf().chat_max_queued_turns,
+                answered_as=told.id,
+            )
+            ticket = await take(submit, session_id=told.session_id, late=self._give_up)
+        except StoreError:
+            raise
+        except Exception:
+            self._unsaved.pop(told.id, None)
+            raise
+        self._unsaved.pop(told.id, None)
+        if isinstance(ticket, Repeat):
+            return
+        logger.info("turn %s is saved late", told.id)
+        turn = LiveTurn(ticket, owner_id=told.owner_id, text=told.text)
+        turn.events, turn.first_token_at = told.events, told.first_token_at
+        late.run.turn = turn
+        self._take(turn, late)
+
     def _adopt(self, orphans: list[Orphan]) -> None:
         """Answer what was said to processes that are gone."""
         for orphan in orphans:
@@ -299,9 +356,12 @@ class Desk:
         self._followed.add(followed)
         return followed
 
-    async def _live(self, turn: LiveTurn) -> None:
+    async def _live(self, turn: LiveTurn, late: Late | None) -> None:
         try:
-            await self._life.live(turn)
+            if late is not None:
+                await self._life.save(turn, late)
+            else:
+                await self._life.live(turn)
         finally:
             self._turns.pop(turn.id, None)
             self._lines.leave(turn)

@@ -20,7 +20,7 @@ from conversations.store.leases import Holder
 from conversations.store.tickets import Orphan
 from conversations.turns.live import LiveTurn
 
-Closing = Callable[[], Awaitable[UUID | None]]
+Closing = Callable[[], Awaitable[object]]
 
 logger = logging.getLogger(__name__)
 
@@ -67,6 +67,12 @@ class Heartbeat:
         logger.warning("turn %s not closed: %s", turn_id, type(failure).__name__)
         if isinstance(failure, StoreError):
             self._unclosed[turn_id] = closing
+
+    async def close_now(self) -> None:
+        """Try once more, before the end, what the store did not take."""
+        await asyncio.gather(
+            *[self._close(turn_id) for turn_id in self._unclosed], return_exceptions=True
+        )
 
     async def recover(self, session_id: UUID) -> None:
         """Close what is abandoned in a conversation, and adopt what waits there."""

@@ -26,6 +26,7 @@ from conversations.store import closing, finishing, tickets
 from conversations.store.leases import Holder
 from conversations.store.tickets import Orphan, Started
 from conversations.turns.heartbeat import Heartbeat
+from conversations.turns.late import Late
 from conversations.turns.line import Lines
 from conversations.turns.live import LiveTurn, Unsaved, failed
 from conversations.turns.run import AgentRun, OwnThreads, RunSession, settled, turn_error
@@ -49,7 +50,9 @@ class Life:
         heartbeat: Heartbeat,
         holder: Callable[[], Holder],
         adopt: Callable[[list[Orphan]], None],
+        save_later: Callable[[Late], None],
     ) -> None:
+        self._save_later = save_later
         self._lines = lines
         self._heartbeat = heartbeat
         self._holder = holder
@@ -141,7 +144,8 @@ class Life:
         await _uninterrupted(self._close(turn, run, started, status, error))
 
     async def _run_unsaved(self, turn: LiveTurn, unsaved: Unsaved) -> None:
-        run = AgentRun(turn, UnsavedSession(turn, unsaved))
+        session = UnsavedSession(turn, unsaved)
+        run = AgentRun(turn, session)
         async with OwnThreads():
             status, error = await self._perform(turn, run)
             turn.settling = True
@@ -151,6 +155,31 @@ class Life:
             turn.emit(failed(turn.id, error))
         else:
             turn.emit(_completed(turn, run, status, answer_id=None, user_message_id=None))
+        self._save_later(Late(run, status, error, session.added))
+
+    async def save(self, turn: LiveTurn, late: Late) -> None:
+        """Store what was answered before it had this ticket, when its turn comes."""
+        turn.has_begun = turn.ticket.started is None  # a wait can be ended, a store is short
+        try:
+            started = turn.ticket.started or await self._wait(turn)
+            if started is None:
+                return
+            turn.settling = True
+            await _uninterrupted(self._store_late(turn, late, started))
+        except (asyncio.CancelledError, LeaseLost) as error:
+            logger.debug("turn %s is not saved: %s", turn.id, type(error).__name__)
+            await _uninterrupted(self._give_up(turn))
+        except Exception as error:
+            logger.warning("turn %s is not saved: %s", turn.id, type(error).__name__)
+            await _uninterrupted(self._give_up(turn))
+
+    async def _store_late(self, turn: LiveTurn, late: Late, started: Started) -> None:
+        await late.remember(started)
+        store = partial(self._store_ending, late.run, started, late.status, late.error)
+        try:
+            await store()
+        except StoreError as failure:
+            self._heartbeat.close_later(turn.id, failure, partial(store, patient=False))
 
     async def _perform(
         self, turn: LiveTurn, run: AgentRun
@@ -253,6 +282,8 @@ class Life:
                 user_message_id = await close()
             except Exception as failure:
                 self._heartbeat.close_later(turn.id, failure, close)
+        if turn.closed:
+            return  # it was told before it had a ticket
         if stopped:
             turn.emit(TurnCompleted(turn.id, "cancelled", None, user_message_id))
         else:

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import asyncio
-from collections.abc import AsyncIterator, Iterator, Sequence
+from collections.abc import AsyncIterator, Awaitable, Callable, Iterator, Sequence
 from dataclasses import dataclass
 from datetime import datetime
 from typing import Any, Final, Literal
@@ -29,12 +29,17 @@ PIECE_CHARS: Final = 65_536
 StopReason = Literal["", "stopped", "deleted", "shutdown", "lost"]
 
 
+Verify = Callable[[], Awaitable[object]]
+
+
 @dataclass(frozen=True, slots=True)
 class Unsaved:
     """What a turn is given that the store could not take: what was read all the same, if it was."""
 
     window: Memory | None
     idempotency_key: str | None = None
+    verify: Verify | None = None
+    """Asks again who speaks; None where that is known."""
 
 
 class LiveTurn:
@@ -76,6 +81,12 @@ class LiveTurn:
     def is_waiting(self) -> bool:
         """Whether it has not begun to run."""
         return not any(isinstance(event, TurnRunning) for event in self.events[:2])
+
+    @property
+    def status(self) -> str:
+        """What its closing event said."""
+        last = self.events[-1] if self.events else None
+        return last.status if isinstance(last, TurnCompleted) else "failed"
 
     @property
     def event_count(self) -> int:

@@ -1,7 +1,8 @@
-"""A turn the store could not take: answered all the same, with what could be read; kept nowhere.
+"""A turn the store could not take: answered all the same, with what could be read.
 
 The person is told so with the first words. Its place is behind the turns of its conversation that
-live in this process; with those of others there is no order without a store.
+live in this process; with those of others there is no order without a store. What was said is saved
+when the store is back (`turns.late`).
 """
 
 from __future__ import annotations
@@ -43,6 +44,7 @@ class UnsavedSession(AgentSession):
         window = unsaved.window
         self.warnings = [NOT_SAVED] if window is not None else [CONTEXT_UNAVAILABLE, NOT_SAVED]
         self._items: list[Any] = list((window or Memory([])).items)
+        self._known = len(self._items)
 
     async def get_items(
         self, limit: int | None = None, *, wrapper: RunContextWrapper[Any] | None = None
@@ -62,6 +64,11 @@ class UnsavedSession(AgentSession):
 
     async def clear_session(self, *, wrapper: RunContextWrapper[Any] | None = None) -> None:
         self._items.clear()
+
+    @property
+    def added(self) -> list[Any]:
+        """What the run has added."""
+        return self._items[self._known :]
 
     async def flush(self) -> None:
         """There is nowhere to store anything."""
