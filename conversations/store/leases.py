@@ -13,7 +13,7 @@ from uuid import UUID
 
 from conversations import processes
 from conversations.lanes import Database, from_uuid, to_uuid
-from conversations.store.log import TURN
+from conversations.store.log import SESSION, TURN, Lease
 
 LIVE: Final = "status IN ('queued', 'running')"
 
@@ -74,6 +74,13 @@ def renew(db: Database, *, holder: Holder, turn_ids: Collection[UUID]) -> set[UU
             (holder.until(db), *mine),
         )
     return {to_uuid(turn_id) for turn_id in mine}
+
+
+def is_held(db: Database, lease: Lease) -> bool:
+    """Whether the right to write for a turn is still good."""
+    key = from_uuid(lease.session_id, is_sqlite=db.is_sqlite)
+    held = f"SELECT 1 FROM {SESSION} WHERE id = %s AND fence = %s"
+    return db.one(held, (key, lease.fence)) is not None
 
 
 def find_abandoned(

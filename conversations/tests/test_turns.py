@@ -5,6 +5,7 @@ from __future__ import annotations
 import asyncio
 import contextlib
 import gc
+import threading
 import weakref
 from collections.abc import AsyncIterator
 from functools import partial
@@ -55,7 +56,10 @@ from conversations.tests.turns_helpers import (
     words,
 )
 from conversations.turns import life
+from conversations.turns import run as run_module
 from conversations.turns.desk import Desk, desk
+
+NOW = timezone.now()
 
 
 @pytest.fixture
@@ -518,6 +522,22 @@ async def test_a_drain_keeps_the_parts_of_what_does_not_finish(session, script, 
     await counters_fit(session)
 
 
+async def test_a_drain_keeps_what_waited_in_the_order_it_was_said(session, script, gate):
+    script(Say("a b", gate=gate))
+    first = await say(session, "1")
+    await until_said(first, "a ")
+    for text in "234":
+        await say(session, text)
+    await turns.drain(0)
+    assert await shown(session) == [
+        ("user", "1"),
+        ("assistant", "a …"),
+        ("user", "2"),
+        ("user", "3"),
+        ("user", "4"),
+    ]
+
+
 async def test_a_drain_does_not_forget_a_message_that_is_being_taken(session):
     sending = asyncio.create_task(say(session))
     await asyncio.sleep(0)
@@ -640,6 +660,43 @@ async def test_an_overtaken_turn_asks_the_model_no_further(session, script, monk
     assert events[-1].code == "interrupted"
     assert "Here" not in words(events)
     assert len(scripted.SCRIPT.inputs) == 1
+
+
+@pytest.mark.parametrize("before", ["the model", "a tool"])
+async def test_a_process_that_wakes_up_too_late_uses_neither_model_nor_tools(
+    session, script, monkeypatch, before
+):
+    """Paused between its start and the model, or while the model called a tool."""
+    script(Call("look_up"), Say("Here."))
+    taken: list[int] = []
+
+    def take_over(*_: Any, **__: Any) -> int:
+        """The clock of a process that slept: meanwhile the turn was taken from it."""
+        if len(taken) == (0 if before == "the model" else 1):
+            asyncio.get_running_loop()  # the hook runs on the loop
+            _interrupt_by_hand(session)
+        taken.append(1)
+        return 2**62
+
+    monkeypatch.setattr(run_module, "steady_milliseconds", take_over)
+    events = await ask(session)
+    assert isinstance(events[-1], TurnFailed)
+    assert events[-1].code == "interrupted"
+    assert len(scripted.SCRIPT.inputs) == (0 if before == "the model" else 1)
+    assert scripted.SCRIPT.tool_calls == 0
+    assert (await rows(session))[0].status == "interrupted"
+    await counters_fit(session)
+
+
+def _interrupt_by_hand(session: Any) -> None:
+    """Another process takes the conversation away, while this loop stands still."""
+
+    def work() -> None:
+        asyncio.run(lanes.write(partial(closing.interrupt_all, session_id=session.id, now=NOW)))
+
+    thread = threading.Thread(target=work)
+    thread.start()
+    thread.join()
 
 
 @pytest.mark.parametrize("while_somebody_speaks_elsewhere", [True, False])

@@ -219,9 +219,10 @@ class Desk:
         verify: Verify | None,
     ) -> LiveTurn | FollowedTurn:
         """Take a ticket and make its turn live; where the store takes none, answer without it."""
+        holder, before = self.holder(), processes.steady_milliseconds()
         said = partial(
             tickets.submit,
-            holder=self.holder(),
+            holder=holder,
             session_id=session_id,
             owner_id=owner_id,
             text=text,
@@ -252,7 +253,9 @@ class Desk:
             ticket = found
         if isinstance(ticket, Repeat):
             return self.find(ticket.turn_id) or self._follow(ticket.turn_id, session_id)
-        return self._take(LiveTurn(ticket, owner_id=owner_id, text=text))
+        turn = LiveTurn(ticket, owner_id=owner_id, text=text)
+        turn.held_until = before + holder.lease_milliseconds
+        return self._take(turn)
 
     def _give_up(self, ticket: Ticket | Repeat) -> None:
         """A ticket that was stored when its message had been answered without it."""

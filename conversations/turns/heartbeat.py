@@ -15,6 +15,7 @@ from django.utils import timezone
 from conversations import lanes
 from conversations.conf import get_conf
 from conversations.errors import StoreError
+from conversations.processes import steady_milliseconds
 from conversations.store import leases, records, stops, tickets
 from conversations.store.leases import Holder
 from conversations.store.tickets import Orphan
@@ -132,9 +133,12 @@ class Heartbeat:
         turn_ids = {turn.id for turn in mine} | self._unclosed.keys()
         if not turn_ids:
             return
-        kept = await lanes.write(partial(leases.renew, holder=self._holder(), turn_ids=turn_ids))
+        holder, before = self._holder(), steady_milliseconds()
+        kept = await lanes.write(partial(leases.renew, holder=holder, turn_ids=turn_ids))
         for turn in mine:
-            if turn.id not in kept:
+            if turn.id in kept:
+                turn.held_until = before + holder.lease_milliseconds
+            else:
                 turn.stop("lost")  # does nothing to a turn that is settling
 
     async def _look_after_abandoned(self) -> None:

@@ -22,6 +22,7 @@ from conversations.errors import (
     TurnInterrupted,
 )
 from conversations.events import NOT_SAVED, TurnCompleted, TurnQueued, TurnRunning
+from conversations.processes import steady_milliseconds
 from conversations.store import closing, finishing, tickets
 from conversations.store.leases import Holder
 from conversations.store.tickets import Orphan, Started
@@ -76,7 +77,7 @@ class Life:
                 logger.warning("turn %s cannot start: %s", turn.id, type(error).__name__)
             if not has_started:
                 turn.settling = True
-                await _uninterrupted(self._give_up(turn))
+                await _uninterrupted(self._give_up_in_order(turn))
                 return
             turn.emit(TurnRunning(turn.id))
             if turn.unsaved is not None:
@@ -126,9 +127,10 @@ class Life:
         ahead = await lanes.read(partial(tickets.look_ahead, ticket=ticket, holder=holder))
         if ahead == "somebody":
             return []
-        now = timezone.now()
+        now, before = timezone.now(), steady_milliseconds()
         start = partial(tickets.start, ticket=ticket, holder=holder, now=now)
         started: Started | list[Orphan] = await take(start, session_id=ticket.session_id)
+        turn.held_until = before + holder.lease_milliseconds
         return started
 
     async def _run(self, turn: LiveTurn, started: Started) -> None:
@@ -258,6 +260,12 @@ class Life:
         # One after the other: better a closed turn without its last words than an open one.
         await run.save()
         return await lanes.write(partial(finish, result=run.result(status, error)))
+
+    async def _give_up_in_order(self, turn: LiveTurn) -> None:
+        """Where all of a conversation ends, its messages are kept in the order they were said."""
+        if turn.stop_reason in {"shutdown", "deleted"}:
+            await self._lines.until_first(turn)
+        await self._give_up(turn)
 
     async def _give_up(self, turn: LiveTurn) -> None:
         """Close a turn that will not run; its message stays in the conversation."""

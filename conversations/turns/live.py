@@ -59,6 +59,8 @@ class LiveTurn:
         self.stop_reason: StopReason = ""
         self.settling = False
         self.started: Started | None = None
+        self.held_until = 0
+        """Until when its lease surely holds, by this machine's steady clock in milliseconds."""
         self.recorded = 0
         """How many events the store holds."""
         self.first_token_at: datetime | None = None

@@ -4,13 +4,15 @@ from __future__ import annotations
 
 import asyncio
 import logging
+from functools import partial
 from typing import TYPE_CHECKING, Any, Final, cast
 
 import openai
-from agents import RunContextWrapper, Runner, exceptions
+from agents import RunContextWrapper, RunHooks, Runner, exceptions
 from asgiref.sync import SyncToAsync, ThreadSensitiveContext
 from django.db import connections
 
+from conversations import lanes
 from conversations.agents_session import TurnSession, usage_of
 from conversations.assistant import TurnContext, get_agent, model_name, run_config
 from conversations.errors import (
@@ -20,6 +22,7 @@ from conversations.errors import (
     ModelRefused,
     ModelThrottled,
     ModelUnavailable,
+    StoreError,
     TooManySteps,
     TurnError,
     TurnTimeout,
@@ -27,7 +30,8 @@ from conversations.errors import (
 from conversations.events import CONTEXT_UNAVAILABLE, NOT_SAVED, ContentDelta, ToolCalled, Usage
 from conversations.ids import storable
 from conversations.items import Memory, Row
-from conversations.store import log
+from conversations.processes import steady_milliseconds
+from conversations.store import leases, log
 from conversations.store.closing import CUT_SHORT, STOPPED, Cut, cut_answer
 from conversations.store.finishing import Result
 from conversations.store.tickets import Started
@@ -78,6 +82,7 @@ class AgentRun:
             session=self.session,
             context=context,
             run_config=run_config(),
+            hooks=LeaseHooks(self.turn),
         )
         try:
             async for event in self._streaming.stream_events():
@@ -202,6 +207,31 @@ class AgentRun:
         else:
             name = self._open_tools.pop(call_id, "") or "tool"
         self.turn.emit(ToolCalled(name, call_id, status))
+
+
+class LeaseHooks(RunHooks[TurnContext]):
+    """A process that was paused may wake up when its turn is another's: then it asks the model, and
+    uses tools, no more. While signs of life are stored, this costs a comparison."""
+
+    def __init__(self, turn: LiveTurn) -> None:
+        self._turn = turn
+
+    async def on_llm_start(self, *_: Any, **__: Any) -> None:
+        await self._refuse_if_lost()
+
+    async def on_tool_start(self, *_: Any, **__: Any) -> None:
+        await self._refuse_if_lost()
+
+    async def _refuse_if_lost(self) -> None:
+        turn = self._turn
+        if turn.started is None or steady_milliseconds() < turn.held_until:
+            return
+        try:
+            is_held = await lanes.read(partial(leases.is_held, lease=turn.started.lease))
+        except StoreError:
+            return  # whoever took it over cannot write either
+        if not is_held:
+            raise LeaseLost
 
 
 class RunSession(TurnSession):

@@ -134,10 +134,11 @@ def _every_message_once(evidence: Evidence) -> Iterator[str]:
         found = stored.pop((sending.thread_id, sending.text), 0)
         if found > 1:
             yield f"{sending.text!r} is stored {found} times"
-        elif sending.is_acknowledged and not found:
+        elif sending.is_acknowledged and not found and not sending.was_told_unsaved:
             yield f"{sending.text!r} was acknowledged and is lost"
-        if len(sending.turn_ids) > 1:
-            yield f"{sending.text!r} became {len(sending.turn_ids)} turns"
+        became = sending.turn_ids & evidence.turn_by_id.keys()
+        if len(became) > 1:
+            yield f"{sending.text!r} became {len(became)} turns"
     for thread_id, text in stored:
         yield f"{text!r} is in thread {thread_id}, where nobody said it"
 
@@ -146,7 +147,7 @@ def _told_as_stored(evidence: Evidence) -> Iterator[str]:
     answers = {message["id"]: message for message in evidence.rows["messages"]}
     for sending in evidence.sendings:
         turn = evidence.turn_of(sending.text)
-        if turn is None or sending.closing is None:
+        if turn is None or sending.closing is None or sending.was_told_unsaved:
             continue
         told, status = sending.closing["status"], turn["status"]
         if turn["id"] not in sending.turn_ids:
@@ -230,14 +231,18 @@ def _memory_is_valid(evidence: Evidence) -> Iterator[str]:
 
 
 def _one_run_at_a_time(evidence: Evidence) -> Iterator[str]:
-    """No two runs of a thread at once, unless a fault had taken the earlier one's lease."""
+    """No two runs of a thread at once, unless a fault had taken the earlier one's lease.
+
+    What was answered without the store had nothing to be ordered by.
+    """
     times = Counter(run.text for run in evidence.runs)
     for text, count in times.items():
-        if count > 1:
+        if count > 1 and not evidence.texts[text].was_told_unsaved:
             yield f"{text!r} was given to the model {count} times"
     by_thread: dict[str, list[Run]] = defaultdict(list)
     for run in evidence.runs:
-        by_thread[evidence.texts[run.text].thread_id].append(run)
+        if not evidence.texts[run.text].was_told_unsaved:
+            by_thread[evidence.texts[run.text].thread_id].append(run)
     for runs in by_thread.values():
         before, held_until, numbers = "", 0.0, [0]
         for run in runs:
@@ -272,7 +277,9 @@ def _holds_until(evidence: Evidence, run: Run) -> float | None:
     moments = [] if run.ended_at is None else [run.ended_at]
     for fault in evidence.faults:
         is_meant = fault.pid == run.pid and since <= fault.at <= (run.ended_at or fault.at)
-        if is_meant and (fault.kind == "kill" or fault.ended_at - fault.at >= left):
+        if is_meant and fault.kind == "kill":
+            moments.append(fault.at)  # whoever comes next sees that it is gone
+        elif is_meant and fault.ended_at - fault.at >= left:
             moments.append(fault.at + left)
     return min(moments, default=None)
 

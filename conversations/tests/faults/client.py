@@ -18,6 +18,7 @@ from collections.abc import AsyncIterator, Callable
 from dataclasses import dataclass, field
 from typing import Any, Final
 
+from conversations.events import NOT_SAVED
 from conversations.tests.faults.servers import Server
 
 RETRY_SECONDS: Final = 0.05
@@ -163,6 +164,8 @@ class Sending:
     closing: dict[str, Any] | None = None
     said: str = ""
     warnings: list[str] = field(default_factory=list)
+    was_told_unsaved: bool = False
+    """Some request was told that its answer could not be saved: no promise but to answer."""
     running_at: float = 0.0
     attempts: list[Attempt] = field(default_factory=list)
     complaints: list[str] = field(default_factory=list)
@@ -295,6 +298,7 @@ class Client:
             said.append(frame.content)
             if isinstance(frame.body, dict) and "warning" in frame.body:
                 warnings.append(frame.body["warning"])
+                sending.was_told_unsaved |= frame.body["warning"] == NOT_SAVED
             if frame.is_closing:
                 assert closing is None, "two closing frames"
                 closing = frame.body
