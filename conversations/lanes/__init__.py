@@ -42,6 +42,7 @@ from conversations.lanes.database import (
 from conversations.lanes.embedded import Inline, SqliteWriteLane
 from conversations.lanes.lane import CallLane, DjangoWriteLane, Lane, Road, Task
 from conversations.lanes.news import Subscription, notify, subscribe
+from conversations.lanes.synchronous import perform
 
 P = ParamSpec("P")
 T = TypeVar("T")
@@ -303,6 +304,7 @@ __all__ = [
     "from_moment",
     "from_uuid",
     "notify",
+    "perform",
     "read",
     "subscribe",
     "to_moment",
