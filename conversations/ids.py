@@ -6,8 +6,10 @@ import hashlib
 import os
 import time
 import uuid
+from datetime import UTC, datetime, timedelta
 from typing import Any, Final
 
+_EPOCH: Final = datetime(1970, 1, 1, tzinfo=UTC)
 _USERS: Final = uuid.UUID("0c9b7b0a-6f4e-5c1d-9d58-1b7f2f2c7a11")
 _DIGEST: Final = "sha256:"
 MAX_SESSION_ID_CHARS: Final = 200
@@ -23,6 +25,11 @@ def new_id() -> uuid.UUID:
     number = (time.time_ns() // 1_000_000 & (1 << 48) - 1) << 80
     number |= 0x7 << 76 | (random >> 68 & 0xFFF) << 64
     return uuid.UUID(int=number | 0b10 << 62 | random & (1 << 62) - 1)
+
+
+def lowest_id(moment: datetime) -> uuid.UUID:
+    """No id that `new_id` made at that moment or later is below this one."""
+    return uuid.UUID(int=(moment - _EPOCH) // timedelta(milliseconds=1) << 80)
 
 
 def user_uuid(user_id: Any) -> uuid.UUID:

@@ -84,20 +84,39 @@ def is_held(db: Database, lease: Lease) -> bool:
 
 
 def find_abandoned(
-    db: Database, *, clock: Callable[[Database], int] = lease_clock, limit: int = 20
+    db: Database,
+    *,
+    clock: Callable[[Database], int] = lease_clock,
+    after: UUID | None = None,
+    limit: int = 20,
 ) -> list[UUID]:
-    """Sessions with a live turn whose lease has run out or whose process is gone, for `recover`."""
+    """Sessions with a live turn whose lease has run out or whose process is gone, for `recover`.
+
+    In the order of their ids, from `after` on.
+    """
     owners = [owner for (owner,) in db.all(f"SELECT DISTINCT lease_owner FROM {TURN} WHERE {LIVE}")]
     if not owners:
         return []
     gone = [owner for owner in owners if processes.is_gone(owner, is_one_machine=db.is_sqlite)]
     lost = f" OR lease_owner IN ({_marks(gone)})" if gone else ""
+    beyond, params = "", [clock(db), *gone]
+    if after is not None:
+        beyond = " AND session_id > %s"
+        params.append(from_uuid(after, is_sqlite=db.is_sqlite))
     rows = db.all(
         f"SELECT DISTINCT session_id FROM {TURN}"
-        f" WHERE {LIVE} AND (lease_until <= %s OR lease_until IS NULL{lost}) LIMIT %s",
-        (clock(db), *gone, limit),
+        f" WHERE {LIVE} AND (lease_until <= %s OR lease_until IS NULL{lost}){beyond}"
+        " ORDER BY session_id LIMIT %s",
+        (*params, limit),
     )
     return [to_uuid(session_id) for (session_id,) in rows]
+
+
+def count_live(db: Database, *, session_id: UUID) -> int:
+    """How many turns of a session wait or run."""
+    key = from_uuid(session_id, is_sqlite=db.is_sqlite)
+    (live,) = db.one(f"SELECT COUNT(*) FROM {TURN} WHERE session_id = %s AND {LIVE}", (key,))
+    return int(live)
 
 
 def _marks(keys: Collection[Any]) -> str:

@@ -9,6 +9,7 @@ from typing import Any, Final
 from uuid import UUID
 
 from conversations.events import ContentDelta, TurnEvent, decode_events
+from conversations.ids import lowest_id
 from conversations.lanes import Database, from_moment, from_uuid
 from conversations.store.log import EVENTS, TURN, Lease
 
@@ -108,11 +109,19 @@ def has_records(db: Database, *, turn_id: UUID) -> bool:
 
 
 def forget_ended(db: Database, *, ended_before: datetime, limit: int) -> int:
-    """Drop what is recorded of up to `limit` turns that ended before that; returns how many."""
+    """Drop what is recorded of up to `limit` turns that ended before that; returns how many.
+
+    A turn begins before it ends: by their ids, later ones are not even looked at.
+    """
     rows = db.all(
         f"SELECT DISTINCT recorded.turn_id FROM {EVENTS} recorded"
-        f" JOIN {TURN} turn ON turn.id = recorded.turn_id WHERE turn.finished_at < %s LIMIT %s",
-        (from_moment(ended_before, is_sqlite=db.is_sqlite), limit),
+        f" JOIN {TURN} turn ON turn.id = recorded.turn_id"
+        " WHERE recorded.turn_id < %s AND turn.finished_at < %s LIMIT %s",
+        (
+            from_uuid(lowest_id(ended_before), is_sqlite=db.is_sqlite),
+            from_moment(ended_before, is_sqlite=db.is_sqlite),
+            limit,
+        ),
     )
     keys = [key for (key,) in rows]
     if keys:

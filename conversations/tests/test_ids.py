@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import time
 import uuid
+from datetime import UTC, datetime, timedelta
 
 import pytest
 from hypothesis import given, settings
@@ -13,6 +14,7 @@ from conversations.ids import (
     MAX_SESSION_ID_CHARS,
     agent_session_id,
     is_storable,
+    lowest_id,
     new_id,
     parse_uuid,
     storable,
@@ -34,6 +36,16 @@ def test_a_new_id_is_a_version_7_uuid_that_begins_with_the_time():
 
 def test_new_ids_differ_also_within_one_millisecond():
     assert len({new_id() for _ in range(10_000)}) == 10_000
+
+
+def test_a_moment_divides_the_ids_made_before_it_from_the_later_ones():
+    before = new_id()
+    moment = datetime(1970, 1, 1, tzinfo=UTC) + timedelta(milliseconds=(before.int >> 80) + 1)
+    assert before < lowest_id(moment)
+    while (after := new_id()).int >> 80 == before.int >> 80:
+        pass
+    assert lowest_id(moment) <= after
+    assert before.hex < lowest_id(moment).hex <= after.hex  # as SQLite stores them
 
 
 def test_all_random_bits_of_a_new_id_vary():

@@ -14,7 +14,7 @@ from conversations.tests.other_process import run_python
 FLOORS: dict[int, str] = {
     6: "api web apps management",  # the doors: HTTP, the web process, commands
     5: "threads demo supervisor checks admin tasks schedules chatkit_server chatkit_store",
-    4: "turns retention erasure search usage",  # what happens when someone speaks, or is forgotten
+    4: "turns sweeps retention erasure search usage",  # what happens when someone speaks or leaves
     3: "assistant agents_session tokens throttle",  # the agent, its memory, who may come in
     2: "store",  # the rows of one session, by hand-written SQL
     1: "models lanes items history",  # tables, the way to them, an item as a row, what it needs

@@ -15,7 +15,9 @@ from typing import Any
 import pytest
 from django.core.management import CommandError, call_command
 from django.db import OperationalError
+from django_q.models import Schedule
 
+from conversations import schedules
 from conversations.management.commands import serve
 from conversations.tests.supervisor_processes import Command, alive, eventually, is_running
 
@@ -54,6 +56,14 @@ def test_it_becomes_the_supervisor_with_a_listening_socket(replaced, capsys):
     url = command[command.index("--url") + 1]
     assert re.fullmatch(r"http://127\.0\.0\.1:\d+", url)
     assert f"Starting: {url}" in capsys.readouterr().out
+
+
+@pytest.mark.django_db(transaction=True)
+def test_the_workers_schedules_are_there_before_it_starts(replaced):
+    with pytest.raises(Replaced):
+        call_command("serve", port=0)
+    names = {row.name for row in schedules.build_table()}
+    assert set(Schedule.objects.values_list("name", flat=True)) == names
 
 
 @pytest.mark.django_db(transaction=True)

@@ -79,9 +79,9 @@ async def test_records_go_when_their_turn_ended_long_enough_ago(session):
     first, second = await say(session, "1"), await say(session, "2")
     for turn in (first, second):
         await told(turn)
-    now = timezone.now()
-    long_ago = ChatTurn.objects.filter(id=first.id)
-    await lanes.call(long_ago.update, finished_at=now - timedelta(hours=1))
+    now = timezone.now() + timedelta(hours=1)
+    just_now = ChatTurn.objects.filter(id=second.id)
+    await lanes.call(just_now.update, finished_at=now - timedelta(minutes=9))
     open_one = await abandon(session, "3", recorded="so far")
     forget = partial(records.forget_ended, ended_before=now - timedelta(minutes=10), limit=10)
     assert await lanes.write(forget) == 1
@@ -95,3 +95,12 @@ async def test_records_go_when_their_turn_ended_long_enough_ago(session):
     assert await has_records(open_one.turn_id)
     ((number, event),) = (await read_after(open_one, 0))[:1]
     assert (number, event) == (1, TurnRunning(open_one.turn_id))
+
+
+async def test_records_of_turns_that_began_since_are_not_even_looked_at(session):
+    turn = await say(session)
+    await told(turn)
+    long_ago = timezone.now() - timedelta(days=1)  # as no turn can have: it ended before it began
+    await lanes.call(ChatTurn.objects.filter(id=turn.id).update, finished_at=long_ago)
+    recent = partial(records.forget_ended, ended_before=long_ago + timedelta(hours=1), limit=10)
+    assert await lanes.write(recent) == 0

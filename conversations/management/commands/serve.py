@@ -8,10 +8,12 @@ from argparse import ArgumentParser
 from pathlib import Path
 from typing import Any, NoReturn
 
+from django.apps import apps
 from django.conf import settings
 from django.core.management import call_command
 from django.core.management.base import BaseCommand, CommandError
 from django.db import DatabaseError, connections
+from django.utils import timezone
 
 from conversations import supervisor
 from conversations.demo import ensure_demo_users
@@ -51,6 +53,10 @@ class Command(BaseCommand):
     def _prepare(self, *, demo: bool, verbosity: int) -> None:
         try:
             call_command("migrate", interactive=False, verbosity=max(0, verbosity - 1))
+            if apps.is_installed("django_q"):
+                from conversations.schedules import sync_schedules
+
+                sync_schedules(now=timezone.now())
             if demo:
                 self._ensure_demo_users()
         except DatabaseError as error:

@@ -1,0 +1,74 @@
+"""What is put in order though nobody asks: turns that were left open, records nobody needs.
+
+Sync, in short transactions of their own, for a worker's tasks and for commands. A sweep may be
+killed anywhere: the next one does the rest.
+"""
+
+from __future__ import annotations
+
+import logging
+import random
+import time
+from datetime import datetime, timedelta
+from functools import partial
+from typing import Final
+from uuid import UUID
+
+from conversations import lanes
+from conversations.conf import get_conf
+from conversations.errors import StoreBusy, StoreError, StoreReadOnly
+from conversations.lanes import Database
+from conversations.store import leases, records, tickets
+from conversations.store.closing import lock_session
+from conversations.store.leases import Holder
+
+logger = logging.getLogger(__name__)
+
+FORGET_TURNS: Final = 10
+"""The records of so many turns go in one transaction."""
+
+_NOBODY: Final = Holder("", 0)  # a sweep takes no lease
+
+
+def recover_turns(*, now: datetime) -> int:
+    """Close what processes that are gone left running, and say how many turns that were.
+
+    A worker runs no agent: what waits goes on waiting for a process that does, unless it waited
+    longer than `tickets.ADOPT_WITHIN`. What is left so is found again, so each conversation is
+    visited once, in the order of their ids. One whose rows cannot be read does not keep the rest.
+    """
+    closed, last = 0, None
+    while session_ids := lanes.perform(partial(leases.find_abandoned, after=last)):
+        for session_id in session_ids:
+            try:
+                closed += lanes.perform(partial(_close_abandoned, session_id=session_id, now=now))
+            except (StoreBusy, StoreReadOnly):
+                raise  # the others would fare no better
+            except StoreError as error:
+                logger.warning("session %s not recovered: %s", session_id, type(error).__name__)
+            _let_others_write()
+        last = session_ids[-1]
+    return closed
+
+
+def forget_events(*, now: datetime) -> int:
+    """Drop the records of turns that ended longer ago than they are kept; how many turns."""
+    ended_before = now - timedelta(seconds=get_conf().chat_events_kept_seconds)
+    forget = partial(records.forget_ended, ended_before=ended_before, limit=FORGET_TURNS)
+    forgotten = 0
+    while turns := lanes.perform(forget):
+        forgotten += turns
+        _let_others_write()
+    return forgotten
+
+
+def _close_abandoned(db: Database, *, session_id: UUID, now: datetime) -> int:
+    lock_session(db, session_id=session_id)  # first of all: nobody else closes what is counted
+    live = leases.count_live(db, session_id=session_id)
+    tickets.recover(db, session_id=session_id, holder=_NOBODY, now=now, adopts=False)
+    return live - leases.count_live(db, session_id=session_id)
+
+
+def _let_others_write() -> None:
+    """Irregularly: against a steady rhythm, a writer that retries may starve."""
+    time.sleep(random.uniform(0.002, 0.008))  # noqa: S311 - no secret

@@ -1,0 +1,58 @@
+"""The tasks of the background worker, by the paths that `schedules` gives to django-q2.
+
+They take no arguments, so that nothing a person said is ever in the queue. Each may run twice, or
+again after it was killed.
+"""
+
+from __future__ import annotations
+
+import traceback
+from collections.abc import Callable
+from functools import wraps
+
+from django.utils import timezone
+
+from conversations import sweeps
+
+
+class TaskFailed(Exception):
+    """A task failed: by which errors and where, without their words."""
+
+
+def without_content(task: Callable[[], int]) -> Callable[[], int]:
+    """The same task, whose failures hold no text: the queue stores and logs all of them.
+
+    An engine's error may quote the row that it did not take.
+    """
+
+    @wraps(task)
+    def outlined() -> int:
+        try:
+            return task()
+        except Exception as error:
+            raise TaskFailed(_outline(error)) from None
+
+    return outlined
+
+
+@without_content
+def recover_turns() -> int:
+    """Close the turns of processes that are gone; how many."""
+    return sweeps.recover_turns(now=timezone.now())
+
+
+@without_content
+def forget_events() -> int:
+    """Drop recorded events that are no longer kept; of how many turns."""
+    return sweeps.forget_events(now=timezone.now())
+
+
+def _outline(error: BaseException) -> str:
+    """The types of an error and its causes, and the lines it came through."""
+    names, cause = [type(error).__name__], error.__cause__
+    while cause is not None:
+        names.append(type(cause).__name__)
+        cause = cause.__cause__
+    frames = traceback.extract_tb(error.__traceback__)
+    lines = [f"{frame.filename.rpartition('/')[2]}:{frame.lineno}" for frame in frames[1:]]
+    return f"{' from '.join(names)}, at {' > '.join(lines)}"

@@ -1,0 +1,235 @@
+"""Sweeps: what nobody asked for is done all the same, once, and never to the living."""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Callable
+from datetime import datetime, timedelta
+from typing import Any
+
+import pytest
+from django.utils import timezone
+
+from conversations import processes, sweeps
+from conversations.errors import StoreBusy, StoreDamaged, StoreError, StoreReadOnly
+from conversations.models import ChatMessage, ChatTurn, RecordedEvents
+from conversations.store import tickets
+from conversations.tests.other_process import SITE, start_python
+from conversations.tests.sweeps_helpers import answer, die, recorded, sessions, speak, statuses
+
+
+def transcript(session: Any) -> list[str]:
+    rows = ChatMessage.objects.filter(session=session, shown=True).order_by("position")
+    return [row.text + "…" * row.incomplete for row in rows]
+
+
+def everything() -> list[Any]:
+    """All rows a sweep may touch, as they are stored."""
+    models = (ChatTurn, ChatMessage, RecordedEvents)
+    return [row for model in models for row in model.objects.order_by("pk").values()]
+
+
+@pytest.fixture
+def here() -> str:
+    """The name of a process that runs."""
+    return processes.new_name()
+
+
+# --- Turns --------------------------------------------------------------------------------
+
+
+def test_a_turn_whose_process_is_gone_is_closed_and_keeps_what_was_said(session, gone):
+    speak(session, "Tell me", process=gone, said="Once upon")
+    assert sweeps.recover_turns(now=timezone.now()) == 1
+    assert statuses(session) == ["interrupted"]
+    assert transcript(session) == ["Tell me", "Once upon…"]
+
+
+def test_a_turn_whose_lease_ran_out_is_closed(session, here):
+    ticket = speak(session, process=here)
+    ChatTurn.objects.filter(id=ticket.turn_id).update(lease_until=0)
+    assert sweeps.recover_turns(now=timezone.now()) == 1
+    assert statuses(session) == ["interrupted"]
+
+
+def test_the_living_are_left_alone(session, here):
+    for text in ("running", "waiting"):
+        speak(session, text, process=here)
+    before = everything()
+    assert sweeps.recover_turns(now=timezone.now()) == 0
+    assert everything() == before
+
+
+def test_what_waits_goes_on_waiting_for_a_process_that_answers(session, gone, here):
+    other = processes.new_name()
+    for text, process in (("1", other), ("2", other), ("3", here)):
+        speak(session, text, process=process)
+    die(other, gone)
+    assert sweeps.recover_turns(now=timezone.now()) == 1
+    assert statuses(session) == ["interrupted", "queued", "queued"]
+    assert list(session.turns.order_by("number").values_list("lease_owner", flat=True)) == [
+        gone,
+        gone,
+        here,
+    ]
+
+
+def test_what_waited_too_long_is_kept_and_waits_no_more(session, gone, here):
+    long_ago = timezone.now() - tickets.ADOPT_WITHIN - timedelta(minutes=1)
+    for text in ("1", "2"):
+        speak(session, text, process=here, now=long_ago)
+    speak(session, "3", process=here)
+    die(here, gone)
+    assert sweeps.recover_turns(now=timezone.now()) == 2
+    assert statuses(session) == ["interrupted", "interrupted", "queued"]
+    assert transcript(session) == ["1", "2"]
+
+
+def test_a_second_time_there_is_nothing_to_do(session, gone, here):
+    for text in ("1", "2"):
+        speak(session, text, process=here)
+    die(here, gone)
+    now = timezone.now()
+    assert sweeps.recover_turns(now=now) == 1
+    before = everything()
+    assert sweeps.recover_turns(now=now) == 0
+    assert everything() == before
+
+
+def test_conversations_that_can_only_wait_keep_no_other_from_being_closed(user, gone, here):
+    """There are more of them than are looked for at once."""
+    waiting = sessions(user, 50)
+    for session in waiting:
+        for text in ("1", "2"):
+            speak(session, text, process=here)
+    die(here, gone)
+    assert sweeps.recover_turns(now=timezone.now()) == 50  # each one's first
+    (dead,) = sessions(user, 1)
+    speak(dead, process=gone)
+    assert sweeps.recover_turns(now=timezone.now()) == 1
+    assert statuses(dead) == ["interrupted"]
+    assert {status for session in waiting for status in statuses(session)[1:]} == {"queued"}
+
+
+@pytest.mark.parametrize("error", [StoreDamaged, StoreError])
+def test_a_conversation_that_cannot_be_read_keeps_no_other_from_being_closed(
+    user, gone, monkeypatch, caplog, error
+):
+    damaged, whole = sorted(sessions(user, 2), key=lambda session: session.id)
+    for session in (damaged, whole):
+        speak(session, "a secret", process=gone)
+    recover = tickets.recover
+
+    def fail_once(db: Any, *, session_id: Any, **options: Any) -> Any:
+        if session_id == damaged.id:
+            raise error("a secret")
+        return recover(db, session_id=session_id, **options)
+
+    monkeypatch.setattr(tickets, "recover", fail_once)
+    assert sweeps.recover_turns(now=timezone.now()) == 1
+    assert [statuses(session) for session in (damaged, whole)] == [["running"], ["interrupted"]]
+    (line,) = [record.getMessage() for record in caplog.records]
+    assert line == f"session {damaged.id} not recovered: {error.__name__}"
+
+
+@pytest.mark.parametrize("error", [StoreBusy, StoreReadOnly])
+def test_where_nothing_can_be_written_the_sweep_ends_at_once(user, gone, monkeypatch, error):
+    for session in sessions(user, 3):
+        speak(session, process=gone)
+    tried = []
+
+    def fail(*arguments: Any, **options: Any) -> None:
+        tried.append(1)
+        raise error
+
+    monkeypatch.setattr(tickets, "recover", fail)
+    with pytest.raises(error):
+        sweeps.recover_turns(now=timezone.now())
+    assert tried == [1]
+
+
+# --- Records ------------------------------------------------------------------------------
+
+
+def test_the_records_of_turns_that_ended_long_enough_ago_go(user, here, settings):
+    settings.CHAT_EVENTS_KEPT_SECONDS = 600
+    began = timezone.now()
+    now = began + timedelta(hours=1)
+    old, recent, running = (
+        answer(session, here, ended=ended).turn_id
+        for session, ended in zip(
+            sessions(user, 3), (began, now - timedelta(minutes=9), None), strict=True
+        )
+    )
+    assert sweeps.forget_events(now=began) == 0
+    assert recorded() == {old, recent, running}
+    assert sweeps.forget_events(now=now) == 1
+    assert sweeps.forget_events(now=now) == 0
+    assert recorded() == {recent, running}
+
+
+def test_more_than_one_transaction_may_hold_is_forgotten_too(user, here, monkeypatch):
+    monkeypatch.setattr(sweeps, "FORGET_TURNS", 3)
+    began = timezone.now()
+    for session in sessions(user, 10):
+        answer(session, here, ended=began)
+    assert sweeps.forget_events(now=began + timedelta(hours=1)) == 10
+    assert recorded() == set()
+
+
+# --- Killed -------------------------------------------------------------------------------
+
+PARTLY = (
+    SITE
+    + """
+    import signal
+    from datetime import datetime
+    from conversations import sweeps
+
+    rests = iter(range(1, 100))
+
+    def rest():
+        if next(rests) == 2:
+            print("half way", flush=True)
+            signal.pause()
+
+    sweeps._let_others_write = rest
+    sweeps.FORGET_TURNS = 1
+    getattr(sweeps, sys.argv[1])(now=datetime.fromisoformat(sys.argv[2]))
+"""
+)
+
+
+def kill_half_way(sweep: str, *, now: datetime) -> None:
+    process = start_python(PARTLY, sweep, now.isoformat())
+    try:
+        assert process.stdout is not None
+        assert process.stdout.readline() == "half way\n"
+    finally:
+        process.kill()
+        process.communicate()
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("sweep", [sweeps.recover_turns, sweeps.forget_events])
+def test_a_sweep_that_was_killed_half_way_is_ended_by_the_next(
+    user, gone, sweep: Callable[..., int]
+):
+    began = timezone.now()
+    for session in sessions(user, 5):
+        answer(session, gone, ended=None if sweep is sweeps.recover_turns else began)
+    now = began + timedelta(minutes=30)
+    kill_half_way(sweep.__name__, now=now)
+    assert sweep(now=now) == 3
+    assert sweep(now=now) == 0
+    assert set(ChatTurn.objects.values_list("status", flat=True)) <= {"interrupted", "completed"}
+
+
+def test_others_may_write_between_two_transactions_of_a_sweep(user, gone, monkeypatch):
+    for session in sessions(user, 3):
+        speak(session, process=gone)
+    rests: list[float] = []
+    monkeypatch.setattr(time, "sleep", rests.append)
+    sweeps.recover_turns(now=timezone.now())
+    assert len(rests) == 3
+    assert len(set(rests)) > 1

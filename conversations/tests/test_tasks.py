@@ -1,0 +1,93 @@
+"""The worker's tasks: sync, without arguments, and silent about what people said."""
+
+from __future__ import annotations
+
+import ast
+import inspect
+import traceback
+from pathlib import Path
+from typing import Any
+
+import pytest
+from django.db import DatabaseError
+from django.utils import timezone
+
+from conversations import schedules, sweeps, tasks
+from conversations.models import ChatTurn
+from conversations.store import tickets
+from conversations.tests.other_process import run_python
+from conversations.tests.sweeps_helpers import answer, recorded, sessions, speak, statuses
+
+ALL = [getattr(tasks, row.task.removeprefix(schedules.TASKS)) for row in schedules.build_table()]
+
+
+def test_no_task_is_async_for_the_queue_would_run_it_for_ever():
+    tree = ast.parse(Path(tasks.__file__).read_text())
+    assert not [node for node in ast.walk(tree) if isinstance(node, ast.AsyncFunctionDef)]
+    assert not [task for task in ALL if inspect.iscoroutinefunction(task)]
+
+
+@pytest.mark.parametrize("task", ALL)
+def test_a_task_takes_no_arguments(task):
+    assert not inspect.signature(task).parameters
+    assert (task.__module__, task.__doc__) != (tasks.__name__, None)
+
+
+def test_the_worker_need_not_load_the_sdk():
+    loaded = run_python(
+        """
+        import sys
+        import chatsite, django
+        django.setup()
+        import conversations.tasks, conversations.schedules
+        print([name for name in ("agents", "openai") if name in sys.modules])
+        """
+    )
+    assert loaded == "[]"
+
+
+def test_a_task_does_what_its_sweep_does_as_of_now(user, gone, settings):
+    settings.CHAT_EVENTS_KEPT_SECONDS = 0
+    abandoned, ended = sessions(user, 2)
+    speak(abandoned, process=gone)
+    answer(ended, gone, ended=timezone.now())
+    assert [tasks.recover_turns(), tasks.recover_turns()] == [1, 0]
+    assert statuses(abandoned) == ["interrupted"]
+    assert [tasks.forget_events(), tasks.forget_events()] == [1, 0]
+    assert recorded() == set()
+
+
+def stored_by_the_queue(task: Any) -> str:
+    """What django-q2 keeps and logs of a task that fails."""
+    try:
+        task()
+    except Exception as error:
+        return f"{error} : {traceback.format_exc()}"
+    raise AssertionError("it did not fail")
+
+
+@pytest.mark.parametrize("name", [task.__name__ for task in ALL])
+def test_a_failure_names_types_and_lines_and_nothing_that_was_said(monkeypatch, name):
+    def fail(**options: Any) -> int:
+        try:
+            raise DatabaseError("Failing row contains (a secret)")
+        except DatabaseError as error:
+            raise LookupError("a secret") from error
+
+    monkeypatch.setattr(sweeps, name, fail)
+    said = stored_by_the_queue(getattr(tasks, name))
+    assert "LookupError from DatabaseError, at tasks.py:" in said
+    assert " > test_tasks.py:" in said
+    assert "a secret" not in said.replace(inspect.getsource(fail), "")
+
+
+def test_what_the_engine_quotes_of_a_row_is_not_kept(session, gone, monkeypatch):
+    speak(session, process=gone)
+
+    def break_a_rule(db: Any, **options: Any) -> None:
+        db.run(f"UPDATE {ChatTurn._meta.db_table} SET input = 'a secret', status = 'unheard of'")
+
+    monkeypatch.setattr(tickets, "recover", break_a_rule)
+    said = stored_by_the_queue(tasks.recover_turns)
+    assert "IntegrityError" in said
+    assert "a secret" not in said.replace(inspect.getsource(break_a_rule), "")
