@@ -115,17 +115,55 @@ def check_agent_is_named(
 
 @register(Tags.compatibility)
 def check_queue(app_configs: Sequence[AppConfig] | None, **kwargs: Any) -> list[CheckMessage]:
-    """django-q2 hands a task out again after `retry`: it must be over by then."""
+    """What django-q2 does by default, and what it must not do with tasks that matter."""
     if not apps.is_installed("django_q"):
         return []
     cluster = getattr(settings, "Q_CLUSTER", {})
     timeout, retry = cluster.get("timeout"), cluster.get("retry", 60)
-    if timeout is not None and timeout < retry:
-        return []
-    return [
-        Error(
-            "Q_CLUSTER: timeout must be set and shorter than retry, else tasks run twice.",
-            hint='For example "timeout": 300, "retry": 360.',
-            id="conversations.E004",
+    found: list[CheckMessage] = []
+    if timeout is None or timeout >= retry:
+        found.append(
+            Error(
+                "Q_CLUSTER: timeout must be set and shorter than retry, else tasks run twice.",
+                hint='For example "timeout": 300, "retry": 360.',
+                id="conversations.E004",
+            )
         )
+    rules = [
+        (
+            "W005",
+            cluster.get("max_attempts", 0) > 0,
+            "max_attempts is not set: a task that fails is tried again for ever.",
+            '"max_attempts": 3',
+        ),
+        (
+            "W006",
+            cluster.get("catch_up", True) is False,
+            "catch_up is not off: after a downtime, all runs that were missed are made up for.",
+            '"catch_up": False',
+        ),
+        (
+            "W007",
+            cluster.get("time_zone", settings.TIME_ZONE) == "UTC",
+            "time_zone is not UTC: what is to run at an hour of UTC runs at another.",
+            '"time_zone": "UTC"',
+        ),
+        (
+            "W008",
+            cluster.get("orm") == "default",
+            "orm is not the default database: a run may be queued twice, or never.",
+            '"orm": "default", where the schedules are',
+        ),
+        (
+            "W009",
+            cluster.get("poll", 0.2) >= 1,
+            "poll is under a second: a worker with nothing to do keeps the database busy.",
+            '"poll": 1',
+        ),
     ]
+    found += [
+        Warning(f"Q_CLUSTER: {sentence}", hint=f"Write {hint}.", id=f"conversations.{number}")
+        for number, is_kept, sentence, hint in rules
+        if not is_kept
+    ]
+    return found

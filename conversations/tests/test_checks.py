@@ -9,6 +9,7 @@ from types import SimpleNamespace
 from typing import Any
 
 import pytest
+from django.conf import settings
 from django.core.checks import run_checks
 from django.db import connection
 from django.test import override_settings
@@ -85,20 +86,53 @@ def test_w004_somebody_must_answer(named, complaints):
 
 
 @pytest.mark.parametrize(
-    ("cluster", "complaints"),
+    ("changes", "complaint"),
     [
-        ({"timeout": 300, "retry": 360}, 0),
-        ({"timeout": 30}, 0),
-        ({"timeout": 60}, 1),  # retry is 60 where nobody says otherwise
-        ({"timeout": 360, "retry": 360}, 1),
-        ({"retry": 360}, 1),
-        ({"timeout": None, "retry": 360}, 1),
-        ({}, 1),
+        ({}, None),
+        ({"timeout": 30, "retry": None}, None),
+        ({"timeout": 60, "retry": None}, "E004"),  # retry is 60 where nobody says otherwise
+        ({"timeout": 360}, "E004"),
+        ({"timeout": None}, "E004"),
+        ({"max_attempts": None}, "W005"),
+        ({"max_attempts": 0}, "W005"),
+        ({"catch_up": None}, "W006"),
+        ({"catch_up": True}, "W006"),
+        ({"time_zone": "Europe/Berlin"}, "W007"),
+        ({"time_zone": None}, None),  # the site's own, which is UTC
+        ({"orm": None}, "W008"),
+        ({"orm": "queue"}, "W008"),
+        ({"poll": None}, "W009"),
+        ({"poll": 0.2}, "W009"),
     ],
 )
-def test_e004_a_task_is_over_before_it_is_handed_out_again(cluster, complaints):
+def test_what_the_queue_does_unless_told_otherwise(changes, complaint):
+    """None: not set at all."""
+    changed = settings.Q_CLUSTER | changes
+    cluster = {name: value for name, value in changed.items() if value is not None}
     with override_settings(Q_CLUSTER=cluster):
-        assert ids(checks.check_queue(None)) == ["conversations.E004"] * complaints
+        found = checks.check_queue(None)
+    assert ids(found) == ([f"conversations.{complaint}"] if complaint else [])
+    assert all(message.msg and message.hint for message in found)
+
+
+@override_settings(TIME_ZONE="Europe/Berlin")
+def test_w007_the_sites_time_zone_is_the_queues_where_it_has_none():
+    cluster = {name: value for name, value in settings.Q_CLUSTER.items() if name != "time_zone"}
+    with override_settings(Q_CLUSTER=cluster):
+        assert ids(checks.check_queue(None)) == ["conversations.W007"]
+
+
+@pytest.mark.parametrize("cluster", [{}, {"name": "shop"}])
+def test_a_queue_that_is_left_as_it_comes_is_told_all_of_it(cluster):
+    with override_settings(Q_CLUSTER=cluster):
+        found = [message.id.removeprefix("conversations.") for message in checks.check_queue(None)]
+    assert found == ["E004", "W005", "W006", "W008", "W009"]
+
+
+def test_a_site_without_the_queue_hears_nothing_of_it():
+    others = [name for name in settings.INSTALLED_APPS if name != "django_q"]
+    with override_settings(INSTALLED_APPS=others, Q_CLUSTER={}):
+        assert checks.check_queue(None) == []
 
 
 @on_sqlite
