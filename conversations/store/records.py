@@ -13,6 +13,7 @@ from conversations.ids import lowest_id
 from conversations.lanes import Database, from_moment, from_uuid
 from conversations.store.log import EVENTS, TURN, Lease
 
+TYPICAL_CHARS: Final = 8_192
 _INSERT: Final = f"INSERT INTO {EVENTS} (turn_id, first_number, last_number, events)"
 _OR_REPLACE: Final = (  # recorded before, although its process did not hear of it
     " ON CONFLICT (turn_id, first_number)"
@@ -66,20 +67,24 @@ def record_last(db: Database, *, turn_id: Any, recordings: Sequence[Recording]) 
 
 
 def read_after(
-    db: Database, *, turn_id: UUID, after: int, rows: int = 2**31
+    db: Database, *, turn_id: UUID, after: int, most_chars: int = 2**40
 ) -> list[tuple[int, TurnEvent]]:
-    """The recorded events of a turn with a number above `after`, out of the next `rows` rows.
+    """The recorded events of a turn with a number above `after`, with their numbers.
 
-    Ends where a record cannot be read or one is missing: what follows could not be told in order.
+    Ends after some `most_chars` of text, and where a record cannot be read or one is missing: what
+    follows could not be told in order.
     """
-    found_rows = db.all(
+    rows = db.all(
         f"SELECT first_number, events FROM {EVENTS} WHERE turn_id = %s AND last_number > %s"
         " ORDER BY first_number LIMIT %s",
-        (from_uuid(turn_id, is_sqlite=db.is_sqlite), after, rows),
+        (from_uuid(turn_id, is_sqlite=db.is_sqlite), after, max(1, most_chars // TYPICAL_CHARS)),
     )
     found: list[tuple[int, TurnEvent]] = []
-    following = after + 1
-    for first_number, text in found_rows:
+    following, size = after + 1, 0
+    for first_number, text in rows:
+        size += len(text)
+        if found and size > most_chars:
+            break
         try:
             events = decode_events(text, turn_id=turn_id)
         except ValueError:

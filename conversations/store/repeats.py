@@ -29,7 +29,7 @@ class Repeat:
 
 @dataclass(frozen=True, slots=True)
 class Ending:
-    """How a turn stands, with what is left of its answer."""
+    """How a turn stands."""
 
     status: str
     has_started: bool
@@ -40,7 +40,6 @@ class Ending:
     usage: Usage
     user_message_id: UUID | None
     answer_message_id: UUID | None
-    answer_text: str
 
     @property
     def is_live(self) -> bool:
@@ -86,7 +85,6 @@ def find_ending(db: Database, *, turn_id: UUID) -> Ending | None:
         return None
     status, started_at, owner, until, event_count, error_code, warning, *usage = row[:10]
     user_message_id, answer_message_id = (to_uuid(key) if key else None for key in row[10:])
-    answer = select(db, ["text"], f"FROM {MESSAGE} WHERE id = %s", row[11:]) if row[11] else []
     return Ending(
         status=status,
         has_started=started_at is not None,
@@ -97,5 +95,11 @@ def find_ending(db: Database, *, turn_id: UUID) -> Ending | None:
         usage=Usage(*usage),
         user_message_id=user_message_id,
         answer_message_id=answer_message_id,
-        answer_text=text_of(answer[0][0]) if answer else "",
     )
+
+
+def read_answer(db: Database, *, message_id: UUID | None) -> str:
+    """The stored answer of a turn, as far as it can be read; it may be long."""
+    key = from_uuid(message_id, is_sqlite=db.is_sqlite)
+    rows = select(db, ["text"], f"FROM {MESSAGE} WHERE id = %s", (key,)) if key else []
+    return text_of(rows[0][0]) if rows else ""

@@ -163,7 +163,7 @@ def forget_what_was_said(scene: Scene) -> None:
 
 
 def become_two_turns(scene: Scene) -> None:
-    scene.sendings[0].turn_ids.add("turn9")
+    scene.sendings[0].turn_ids |= scene.sendings[1].turn_ids
 
 
 @pytest.mark.parametrize(

@@ -144,7 +144,6 @@ async def test_clients_that_read_nothing_cost_bounded_memory_and_nobodys_time(si
         stream.leave()
 
 
-@pytest.mark.xfail(reason="a stream that is told again is written in one piece", strict=True)
 async def test_clients_that_come_late_and_read_nothing_cost_bounded_memory(site, server, client):
     """Fault 15, when the turn has ended: they repeat their message, and take nothing."""
     flood = await Flood.begin(client, server)

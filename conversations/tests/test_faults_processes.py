@@ -65,7 +65,6 @@ async def test_fifty_conversations_stream_at_once_and_none_fails(site, seed):
     report.assert_kept()
 
 
-@pytest.mark.xfail(reason="it is closed as interrupted, before its place in the line", strict=True)
 async def test_a_queued_message_of_a_dead_process_does_not_overtake_those_before_it(site):
     running, waiting, dying = await asyncio.to_thread(site.start_servers, 3)
     client, tag = Client(site.tokens[0]), secrets.token_hex(4)

@@ -283,8 +283,10 @@ async def ended(session: Any) -> Any:
     [(StoreBusy(), "store_unavailable"), (ZeroDivisionError(), "assistant_failed")],
 )
 async def test_a_turn_that_cannot_be_read_again_ends_in_one_error(
-    session, ended, monkeypatch, error, code
+    session, ended, settings, monkeypatch, error, code
 ):
+    settings.CHAT_LEASE_SECONDS = 0.5
+
     def failing(*_: Any, **__: Any) -> None:
         raise error
 

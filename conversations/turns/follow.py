@@ -17,6 +17,7 @@ from typing import Final
 from uuid import UUID
 
 from conversations import lanes
+from conversations.conf import get_conf
 from conversations.errors import (
     ConversationsError,
     EventsGone,
@@ -34,15 +35,14 @@ from conversations.events import (
 )
 from conversations.store.leases import lease_clock
 from conversations.store.records import read_after
-from conversations.store.repeats import Ending, find_ending
+from conversations.store.repeats import Ending, find_ending, read_answer
 from conversations.store.tickets import count_ahead
-from conversations.turns.live import failed
+from conversations.turns.live import PIECE_CHARS, failed
 
 logger = logging.getLogger(__name__)
 
 FIRST_PAUSE_SECONDS: Final = 0.05
 LONGEST_PAUSE_SECONDS: Final = 0.25
-ROWS_AT_ONCE: Final = 8
 
 Numbered = tuple[int, TurnEvent]
 Recover = Callable[[UUID], Awaitable[None]]
@@ -120,7 +120,11 @@ class FollowedTurn:
             if not view.ending.is_live:
                 if 0 < place < view.ending.event_count - 1:  # not all of it is recorded
                     said += await self._told_before(after)
-                if rest := _rest(self.id, place, said, view.ending):
+                answer = ""
+                if place == 0 or place < view.ending.event_count - 1:
+                    read = partial(read_answer, message_id=view.ending.answer_message_id)
+                    answer = await lanes.read(read)
+                if rest := _rest(self.id, place, answer[said:], view.ending):
                     yield [*rest]
                 return
             if view.is_abandoned:
@@ -142,7 +146,7 @@ class FollowedTurn:
         """
         place = length = 0
         while place < after:
-            read = partial(read_after, turn_id=self.id, after=place, rows=ROWS_AT_ONCE)
+            read = partial(read_after, turn_id=self.id, after=place, most_chars=PIECE_CHARS)
             told = [pair for pair in await lanes.read(read) if pair[0] <= after]
             if not told:
                 raise EventsGone
@@ -151,14 +155,15 @@ class FollowedTurn:
         return length
 
     async def _look(self, place: int) -> _View:
-        """Raises ThreadNotFound when the turn is gone with its conversation, StoreError."""
-        tries = 0
+        """Raises ThreadNotFound when the turn is gone with its conversation, StoreError when the
+        store stays away for a lease."""
+        loop = asyncio.get_running_loop()
+        give_up_at = loop.time() + get_conf().chat_lease_seconds
         while True:
             try:
                 view = await lanes.read(partial(_read_view, turn_id=self.id, place=place))
             except StoreError:
-                tries += 1
-                if tries > 3 or await self._is_hung_up(within=LONGEST_PAUSE_SECONDS):
+                if loop.time() > give_up_at or await self._is_hung_up(within=LONGEST_PAUSE_SECONDS):
                     raise
             else:
                 if view is None:
@@ -178,7 +183,7 @@ def _read_view(db: lanes.Database, *, turn_id: UUID, place: int) -> _View | None
     ending = find_ending(db, turn_id=turn_id)  # first: what it recorded is complete then
     if ending is None:
         return None
-    news = read_after(db, turn_id=turn_id, after=place, rows=ROWS_AT_ONCE)
+    news = read_after(db, turn_id=turn_id, after=place, most_chars=PIECE_CHARS)
     if not ending.is_live:
         return _View(ending, False, news, 0)
     is_abandoned = ending.held.is_dead(db, now=lease_clock(db))
@@ -186,8 +191,8 @@ def _read_view(db: lanes.Database, *, turn_id: UUID, place: int) -> _View | None
     return _View(ending, is_abandoned, news, ahead)
 
 
-def _rest(turn_id: UUID, place: int, said: int, ending: Ending) -> list[Numbered]:
-    """What is left to tell of a turn that has ended, when no more is recorded.
+def _rest(turn_id: UUID, place: int, words: str, ending: Ending) -> list[Numbered]:
+    """What is left to tell of a turn that has ended, when no more is recorded: `words`, its end.
 
     Its process may have told more than it came to record: then the closing event follows what the
     listener heard last.
@@ -198,10 +203,10 @@ def _rest(turn_id: UUID, place: int, said: int, ending: Ending) -> list[Numbered
     if place == 0:  # nothing is recorded (any more)
         if ending.has_started:
             told.append((1, TurnRunning(turn_id)))
-        if ending.answer_text or ending.warning:
-            told.append((len(told) + 1, ContentDelta(ending.answer_text, ending.warning)))
-    elif place < ending.event_count - 1 and len(ending.answer_text) > said:
-        told.append((place + 1, ContentDelta(ending.answer_text[said:])))
+        if words or ending.warning:
+            told.append((len(told) + 1, ContentDelta(words, ending.warning)))
+    elif words:
+        told.append((place + 1, ContentDelta(words)))
     return [*told, (place + len(told) + 1, _closing(turn_id, ending))]
 
 

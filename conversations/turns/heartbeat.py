@@ -14,7 +14,7 @@ from django.utils import timezone
 
 from conversations import lanes
 from conversations.conf import get_conf
-from conversations.errors import StoreError
+from conversations.errors import StoreBusy, StoreError, StoreReadOnly
 from conversations.processes import steady_milliseconds
 from conversations.store import leases, records, stops, tickets
 from conversations.store.leases import Holder
@@ -49,6 +49,7 @@ class Heartbeat:
         self._unclosed: dict[UUID, Closing] = {}
         self._task: asyncio.Task[None] | None = None
         self._is_watching = False
+        self._looked_after: UUID | None = None
         self._wanted = asyncio.Event()
 
     def begin(self, *, watch: bool = False) -> None:
@@ -143,8 +144,17 @@ class Heartbeat:
 
     async def _look_after_abandoned(self) -> None:
         """Close what other processes left open, though nobody speaks there."""
-        for session_id in await lanes.read(leases.find_abandoned):
-            await self.recover(session_id)
+        look = partial(leases.find_abandoned, after=self._looked_after)
+        found = await lanes.read(look)
+        # Some at a time: what is adopted is answered at once. Then those behind them, and again.
+        self._looked_after = found[-1] if found else None
+        for session_id in found:
+            try:
+                await self.recover(session_id)
+            except (StoreBusy, StoreReadOnly):
+                raise  # the others would fare no better
+            except StoreError as error:
+                logger.warning("session %s not recovered: %s", session_id, type(error).__name__)
 
     async def _record(self) -> None:
         """Keep what was told since the last tick, so that any process can tell it again."""
