@@ -1,7 +1,9 @@
-"""A model without latency: 20 words, streamed."""
+"""A model without latency: 20 words, streamed; or as many, and as slowly, as asked for."""
 
 from __future__ import annotations
 
+import asyncio
+import os
 from collections.abc import AsyncIterator
 from typing import Any
 
@@ -19,7 +21,8 @@ from openai.types.responses.response_usage import (
     ResponseUsage,
 )
 
-WORDS = [f"word{number} " for number in range(20)]
+WORDS = [f"word{number} " for number in range(int(os.environ.get("BENCHMARK_WORDS", "20")))]
+PAUSE_SECONDS = float(os.environ.get("BENCHMARK_PAUSE_MS", "0")) / 1000
 
 
 class ZeroLatencyModel(Model):
@@ -30,6 +33,8 @@ class ZeroLatencyModel(Model):
 
     async def stream_response(self, *args: Any, **kwargs: Any) -> AsyncIterator[Any]:
         for number, word in enumerate(WORDS):
+            if PAUSE_SECONDS:
+                await asyncio.sleep(PAUSE_SECONDS)
             yield ResponseTextDeltaEvent(
                 content_index=0,
                 delta=word,

@@ -11,6 +11,7 @@ A thread serves five turns.
 from __future__ import annotations
 
 import argparse
+import copy
 import json
 import os
 import random
@@ -43,6 +44,17 @@ class Server:
         )
         self._socket = self._connect()
         self._file = self._socket.makefile("rb")
+
+    def beside(self) -> Server:
+        """One more connection to the same process."""
+        other = copy.copy(self)
+        other._socket = other._connect()
+        other._file = other._socket.makefile("rb")
+        return other
+
+    def disconnect(self) -> None:
+        self._file.close()
+        self._socket.close()
 
     def _connect(self) -> socket.socket:
         deadline = time.monotonic() + 30
@@ -88,8 +100,7 @@ class Server:
         return sum(int(thread.read_text().split()[0]) for thread in threads) / 1e9
 
     def close(self) -> None:
-        self._file.close()
-        self._socket.close()
+        self.disconnect()
         self.process.terminate()
         self.process.wait(timeout=30)
 
