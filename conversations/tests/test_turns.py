@@ -57,6 +57,7 @@ from conversations.tests.turns_helpers import (
 )
 from conversations.turns import life
 from conversations.turns import run as run_module
+from conversations.turns.admission import Said
 from conversations.turns.desk import Desk, desk
 
 NOW = timezone.now()
@@ -82,8 +83,7 @@ async def other_desk() -> AsyncIterator[Desk]:
 
 
 async def say_at(place: Desk, session: Any, text: str = "Hello", **options: Any) -> Any:
-    options = {"idempotency_key": None} | options
-    return await place.send(session_id=session.id, owner_id=session.owner_id, text=text, **options)
+    return await place.send(Said(session.id, session.owner_id, text, **options))
 
 
 def refuse(monkeypatch: pytest.MonkeyPatch, module: Any, name: str, error: Exception) -> None:
@@ -384,13 +384,7 @@ async def test_a_stop_at_any_moment_closes_the_turn(user, script):
 
 
 async def test_a_stop_before_the_first_step_does_not_block_the_line(session):
-    turn = await desk()._admit(
-        session_id=session.id,
-        owner_id=session.owner_id,
-        text="1",
-        idempotency_key=None,
-        verify=None,
-    )
+    turn = await desk()._admission.admit(Said(session.id, session.owner_id, "1"))
     assert not turn.has_begun
     turn.stop("stopped")
     events = await told(turn)

@@ -44,6 +44,7 @@ from conversations.tests.turns_helpers import (
     words,
 )
 from conversations.turns import follow
+from conversations.turns.admission import Said
 from conversations.turns.desk import Desk
 from conversations.turns.follow import FollowedTurn
 
@@ -73,9 +74,7 @@ async def heard(picked_up: Any) -> list[tuple[int | None, Any]]:
 
 
 async def say_elsewhere(desk: Desk, session: Any, text: str = "Hello") -> Any:
-    return await desk.send(
-        session_id=session.id, owner_id=session.owner_id, text=text, idempotency_key=None
-    )
+    return await desk.send(Said(session.id, session.owner_id, text, None))
 
 
 # --- Here ---------------------------------------------------------------------------------

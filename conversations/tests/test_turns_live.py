@@ -38,6 +38,7 @@ from conversations.tests.turns_helpers import (
     words,
 )
 from conversations.turns import follow
+from conversations.turns.admission import Said
 from conversations.turns.desk import Desk, desk
 from conversations.turns.follow import FollowedTurn
 from conversations.turns.live import LiveTurn
@@ -182,9 +183,7 @@ async def test_a_repeated_message_waits_for_the_turn_of_another_process(
     session, script, gate, other_desk
 ):
     script(Say("Hello you!", gate=gate))
-    theirs = await other_desk.send(
-        session_id=session.id, owner_id=session.owner_id, text="Hi", idempotency_key="a"
-    )
+    theirs = await other_desk.send(Said(session.id, session.owner_id, "Hi", "a"))
     await until_said(theirs, "Hello ")
     ours = await say(session, "Hi", idempotency_key="a")
     assert (ours.id, type(ours)) == (theirs.id, FollowedTurn)
@@ -299,9 +298,7 @@ async def test_a_turn_deleted_while_it_is_waited_for_ends_in_one_error(
     session, script, gate, other_desk
 ):
     script(Say("a b", gate=gate))
-    await other_desk.send(
-        session_id=session.id, owner_id=session.owner_id, text="Hi", idempotency_key="a"
-    )
+    await other_desk.send(Said(session.id, session.owner_id, "Hi", "a"))
     ours = await say(session, "Hi", idempotency_key="a")
     await lanes.call(ChatSession.objects.filter(id=session.id).delete)
     assert [event.code for event in await told(ours)] == ["thread_not_found"]
@@ -313,9 +310,7 @@ async def test_a_shutdown_ends_those_who_wait_for_another_process(
     session, script, gate, other_desk, grace
 ):
     script(Say("a b", gate=gate))
-    await other_desk.send(
-        session_id=session.id, owner_id=session.owner_id, text="Hi", idempotency_key="a"
-    )
+    await other_desk.send(Said(session.id, session.owner_id, "Hi", "a"))
     ours = await say(session, "Hi", idempotency_key="a")
     await turns.drain(grace)
     assert [(event.code, event.retryable) for event in await told(ours)] == [

@@ -48,8 +48,7 @@ from conversations.tests.turns_helpers import (
     warnings,
     words,
 )
-from conversations.turns import desk as desk_module
-from conversations.turns import life
+from conversations.turns import admission, life
 from conversations.turns.desk import desk
 from conversations.turns.live import LiveTurn, Unsaved
 from conversations.turns.unsaved import UnsavedSession, build_unsaved_turn
@@ -77,7 +76,7 @@ async def until_saved(session: Any) -> None:
         live = await lanes.call(
             ChatTurn.objects.filter(session=session, status__in=["queued", "running"]).exists
         )
-        return not live and not desk()._unsaved and not desk()._turns
+        return not live and not desk()._admission.kept and not desk()._turns
 
     await until(saved)
 
@@ -180,6 +179,27 @@ async def test_how_it_ended_is_saved_too(session, script, gate, away, monkeypatc
     await counters_fit(session)
 
 
+async def test_what_was_said_meanwhile_is_context_too(session, away):
+    await ask(session, "1")
+    away("write")
+    assert words(await ask(session, "2")) == "I remember: 1 | 2"
+    await turns.settled(session.id)
+    assert words(await ask(session, "3")) == "I remember: 1 | 2 | 3"
+
+
+async def test_a_message_sent_again_before_it_is_saved_is_not_answered_again(
+    session, away, monkeypatch
+):
+    away("write")
+    turn = await say(session, "1", idempotency_key="k")
+    await told(turn)
+    await turns.settled(session.id)
+    monkeypatch.undo()  # the store is back, and does not know of it yet
+    assert await say(session, "1", idempotency_key="k") is turn
+    await until_saved(session)
+    assert len(await rows(session)) == len(scripted.SCRIPT.inputs) == 1
+
+
 async def test_a_conversation_that_was_deleted_meanwhile_stays_deleted(session, away, monkeypatch):
     away("write")
     await ask(session, "1")
@@ -211,7 +231,7 @@ async def test_a_drain_saves_it_if_it_can(session, away, monkeypatch):
 
 
 async def test_more_than_can_be_kept_is_let_go(session, away, monkeypatch):
-    monkeypatch.setattr(desk_module, "MAX_UNSAVED", 1)
+    monkeypatch.setattr(admission, "MAX_KEPT", 1)
     away("write")
     for text in ("1", "2"):
         await ask(session, text)

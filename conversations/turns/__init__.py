@@ -34,15 +34,10 @@ async def send(
     only once `verify` does not raise. Raises ThreadNotFound, ThreadClosed,
     QueueFull, IdempotencyConflict, ShuttingDown: nothing is stored.
     """
-    from conversations.turns.desk import desk  # noqa: PLC0415 - imports the SDK
+    from conversations.turns.admission import Said  # noqa: PLC0415 - imports the SDK
+    from conversations.turns.desk import desk  # noqa: PLC0415
 
-    return await desk().send(
-        session_id=session_id,
-        owner_id=owner_id,
-        text=text,
-        idempotency_key=idempotency_key,
-        verify=verify,
-    )
+    return await desk().send(Said(session_id, owner_id, text, idempotency_key, verify))
 
 
 async def pick_up(

@@ -1,4 +1,4 @@
-"""Where the turns of one process are kept: taken, found again, stopped, and all of them ended.
+"""Where the turns of one process are kept: found again, stopped, and all of them ended.
 
 Order between processes is the database's (`store.tickets`).
 """
@@ -9,7 +9,7 @@ import asyncio
 import logging
 import weakref
 from functools import partial
-from typing import Any, Final
+from typing import Any
 from uuid import UUID
 
 from django.utils import timezone
@@ -18,34 +18,26 @@ from conversations import lanes, processes
 from conversations.conf import get_conf
 from conversations.errors import (
     EventsGone,
-    IdempotencyConflict,
     Invalid,
-    QueueFull,
     ShuttingDown,
-    StoreBusy,
     StoreError,
-    TurnInterrupted,
 )
-from conversations.items import Memory
-from conversations.store import closing, stops, tickets
+from conversations.store import stops
 from conversations.store.leases import Holder
 from conversations.store.records import has_records
 from conversations.store.repeats import Ending, Repeat, find_ending
 from conversations.store.stops import Stop
 from conversations.store.threads import find_turn
-from conversations.store.tickets import Orphan, Ticket
+from conversations.store.tickets import Orphan
+from conversations.turns.admission import Admission, Said
 from conversations.turns.follow import FollowedTurn
 from conversations.turns.heartbeat import Heartbeat, start_task
 from conversations.turns.late import Late
 from conversations.turns.life import Life
 from conversations.turns.line import Lines
-from conversations.turns.live import LiveTurn, Unsaved, Verify
-from conversations.turns.taking import take
-from conversations.turns.unsaved import build_unsaved_turn
+from conversations.turns.live import LiveTurn
 
 logger = logging.getLogger(__name__)
-
-MAX_UNSAVED: Final = 1_000
 
 
 class Desk:
@@ -55,47 +47,36 @@ class Desk:
         self.process = processes.new_name()
         self.draining = False
         self._turns: dict[UUID, LiveTurn] = {}
-        self._unsaved: dict[UUID, LiveTurn] = {}
         self._lines = Lines()
-        self._admissions: set[asyncio.Task[LiveTurn | FollowedTurn]] = set()
+        self._admissions: set[asyncio.Task[LiveTurn | Repeat]] = set()
         self._followed: weakref.WeakSet[FollowedTurn] = weakref.WeakSet()
         self._heartbeat = Heartbeat(self._turns, holder=self.holder, adopt=self._adopt)
+        self._admission = Admission(
+            lines=self._lines, heartbeat=self._heartbeat, holder=self.holder, begin=self._begin
+        )
         self._life = Life(
             lines=self._lines,
             heartbeat=self._heartbeat,
             holder=self.holder,
             adopt=self._adopt,
-            save_later=self._save_later,
+            save_later=self._admission.save_later,
         )
 
     def holder(self) -> Holder:
         """This process, as the one that takes leases."""
         return Holder(self.process, round(get_conf().chat_lease_seconds * 1000))
 
-    async def send(
-        self,
-        *,
-        session_id: UUID,
-        owner_id: Any,
-        text: str,
-        idempotency_key: str | None,
-        verify: Verify | None = None,
-    ) -> LiveTurn | FollowedTurn:
+    async def send(self, said: Said) -> LiveTurn | FollowedTurn:
         if self.draining:
             raise ShuttingDown
         # A task of its own: a ticket once taken is answered, also when its sender is cancelled.
-        admission = asyncio.get_running_loop().create_task(
-            self._admit(
-                session_id=session_id,
-                owner_id=owner_id,
-                text=text,
-                idempotency_key=idempotency_key,
-                verify=verify,
-            )
-        )
+        admission = asyncio.get_running_loop().create_task(self._admission.admit(said))
         self._admissions.add(admission)
         admission.add_done_callback(self._admitted)
-        return await asyncio.shield(admission)
+        admitted = await asyncio.shield(admission)
+        if isinstance(admitted, Repeat):
+            return self.find(admitted.turn_id) or self._follow(admitted.turn_id, said.session_id)
+        return admitted
 
     def find(self, turn_id: UUID) -> LiveTurn | None:
         return self._turns.get(turn_id)
@@ -204,80 +185,19 @@ class Desk:
     def _find_own(
         self, turn_id: UUID, session_id: UUID, owner_id: Any, *, is_verified: bool
     ) -> LiveTurn | None:
-        turn = self.find(turn_id) or self._unsaved.get(turn_id)
+        turn, kept = self.find(turn_id), self._admission.kept.get(turn_id)
+        if turn is None and kept is not None:
+            turn = kept.told
         if turn is None or (turn.session_id, turn.owner_id) != (session_id, owner_id):
             return None
         return turn if is_verified or turn.unsaved is not None else None
 
-    async def _admit(
-        self,
-        *,
-        session_id: UUID,
-        owner_id: Any,
-        text: str,
-        idempotency_key: str | None,
-        verify: Verify | None,
-    ) -> LiveTurn | FollowedTurn:
-        """Take a ticket and make its turn live; where the store takes none, answer without it."""
-        holder, before = self.holder(), processes.steady_milliseconds()
-        said = partial(
-            tickets.submit,
-            holder=holder,
-            session_id=session_id,
-            owner_id=owner_id,
-            text=text,
-            idempotency_key=idempotency_key,
-            now=timezone.now(),
-            max_queued=get_conf().chat_max_queued_turns,
-        )
-        if verify is not None:  # whose conversation it is cannot be looked up
-            unsaved = Unsaved(None, idempotency_key, verify)
-            return self._take_unsaved(session_id, owner_id, text, unsaved)
-        try:
-            ticket = await take(said, session_id=session_id, late=self._give_up)
-        except StoreError as error:
-            logger.warning("a message is answered without the store: %s", type(error).__name__)
-            found = await _peeked(
-                partial(
-                    tickets.peek,
-                    session_id=session_id,
-                    owner_id=owner_id,
-                    text=text,
-                    idempotency_key=idempotency_key,
-                    now=timezone.now(),
-                )
-            )
-            if not isinstance(found, Repeat):
-                unsaved = Unsaved(found, idempotency_key)
-                return self._take_unsaved(session_id, owner_id, text, unsaved)
-            ticket = found
-        if isinstance(ticket, Repeat):
-            return self.find(ticket.turn_id) or self._follow(ticket.turn_id, session_id)
-        turn = LiveTurn(ticket, owner_id=owner_id, text=text)
-        turn.held_until = before + holder.lease_milliseconds
-        return self._take(turn)
-
-    def _give_up(self, ticket: Ticket | Repeat) -> None:
-        """A ticket that was stored when its message had been answered without it."""
-        if isinstance(ticket, Repeat):
-            return
-        give_up = partial(
-            closing.give_up,
-            turn_id=ticket.turn_id,
-            process=self.process,
-            status="interrupted",
-            error_code=TurnInterrupted.code,
-            now=timezone.now(),
-        )
-        self._heartbeat.close_later(ticket.turn_id, StoreBusy(), lambda: lanes.write(give_up))
-        self._heartbeat.begin()
-
-    def _admitted(self, admission: asyncio.Task[LiveTurn | FollowedTurn]) -> None:
+    def _admitted(self, admission: asyncio.Task[LiveTurn | Repeat]) -> None:
         self._admissions.discard(admission)
         if not admission.cancelled():
             admission.exception()  # seen, also where the sender has gone
 
-    def _take(self, turn: LiveTurn, late: Late | None = None) -> LiveTurn:
+    def _begin(self, turn: LiveTurn, late: Late | None = None) -> LiveTurn:
         self._turns[turn.id] = turn
         self._lines.join(turn)
         # Neither the request's context nor its threads: the turn outlives it.
@@ -285,74 +205,11 @@ class Desk:
         self._heartbeat.begin()
         return turn
 
-    def _take_unsaved(
-        self, session_id: UUID, owner_id: Any, text: str, unsaved: Unsaved
-    ) -> LiveTurn:
-        """Raises QueueFull, IdempotencyConflict."""
-        line = self._lines.of(session_id=session_id, owner_id=owner_id)
-        for turn in (*line, *self._unsaved.values()):
-            if (turn.session_id, turn.owner_id) != (session_id, owner_id):
-                continue
-            key = turn.unsaved.idempotency_key if turn.unsaved is not None else None
-            if key is not None and key == unsaved.idempotency_key:
-                if turn.text != text:
-                    raise IdempotencyConflict
-                return turn
-        if len(line) > get_conf().chat_max_queued_turns:
-            raise QueueFull
-        turn = build_unsaved_turn(
-            session_id=session_id, owner_id=owner_id, text=text, line=line, unsaved=unsaved
-        )
-        return self._take(turn)
-
-    def _save_later(self, late: Late) -> None:
-        """Keep what was answered without the store until the store takes it."""
-        turn = late.told
-        if len(self._unsaved) >= MAX_UNSAVED:
-            logger.error("turn %s is not kept: too many wait for the store", turn.id)
-            return
-        self._unsaved[turn.id] = turn
-        self._heartbeat.close_later(turn.id, StoreBusy(), partial(self._save, late))
-        self._heartbeat.begin()
-
-    async def _save(self, late: Late) -> None:
-        """Take a ticket for what was answered. Raises StoreError while the store takes none."""
-        told = late.told
-        unsaved = told.unsaved or Unsaved(None)
-        try:
-            if unsaved.verify is not None:
-                await unsaved.verify()
-            submit = partial(
-                tickets.submit,
-                holder=self.holder(),
-                session_id=told.session_id,
-                owner_id=told.owner_id,
-                text=told.text,
-                idempotency_key=unsaved.idempotency_key,
-                now=timezone.now(),
-                max_queued=get_conf().chat_max_queued_turns,
-                answered_as=told.id,
-            )
-            ticket = await take(submit, session_id=told.session_id, late=self._give_up)
-        except StoreError:
-            raise
-        except Exception:
-            self._unsaved.pop(told.id, None)
-            raise
-        self._unsaved.pop(told.id, None)
-        if isinstance(ticket, Repeat):
-            return
-        logger.info("turn %s is saved late", told.id)
-        turn = LiveTurn(ticket, owner_id=told.owner_id, text=told.text)
-        turn.events, turn.first_token_at = told.events, told.first_token_at
-        late.run.turn = turn
-        self._take(turn, late)
-
     def _adopt(self, orphans: list[Orphan]) -> None:
         """Answer what was said to processes that are gone."""
         for orphan in orphans:
             logger.info("turn %s is adopted", orphan.ticket.turn_id)
-            self._take(LiveTurn(orphan.ticket, owner_id=orphan.owner_id, text=orphan.text))
+            self._begin(LiveTurn(orphan.ticket, owner_id=orphan.owner_id, text=orphan.text))
 
     def _follow(self, turn_id: UUID, session_id: UUID) -> FollowedTurn:
         followed = FollowedTurn(turn_id, session_id, recover=self._heartbeat.recover)
@@ -368,15 +225,6 @@ class Desk:
         finally:
             self._turns.pop(turn.id, None)
             self._lines.leave(turn)
-
-
-async def _peeked(peek: Any) -> Memory | Repeat | None:
-    """What can be read where nothing can be written; None: not that either."""
-    try:
-        found: Memory | Repeat = await lanes.read(peek)
-    except StoreError:
-        return None
-    return found
 
 
 def _find_told(

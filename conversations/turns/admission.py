@@ -1,0 +1,219 @@
+"""How what is said becomes a turn: with a ticket of the store, or, while it takes none, without.
+
+What was answered without it is kept here until the store takes it (docs/decisions/0008).
+"""
+
+from __future__ import annotations
+
+import logging
+from collections.abc import Callable
+from dataclasses import dataclass
+from functools import partial
+from typing import Any, Final, Protocol
+from uuid import UUID
+
+from django.utils import timezone
+
+from conversations import lanes
+from conversations.conf import get_conf
+from conversations.errors import (
+    IdempotencyConflict,
+    QueueFull,
+    StoreBusy,
+    StoreError,
+    TurnInterrupted,
+)
+from conversations.items import Memory
+from conversations.processes import steady_milliseconds
+from conversations.store import closing, tickets
+from conversations.store.leases import Holder
+from conversations.store.repeats import Repeat
+from conversations.store.tickets import Ticket
+from conversations.turns.heartbeat import Heartbeat
+from conversations.turns.late import Late
+from conversations.turns.line import Lines
+from conversations.turns.live import LiveTurn, Unsaved, Verify
+from conversations.turns.taking import take
+from conversations.turns.unsaved import build_unsaved_turn
+
+logger = logging.getLogger(__name__)
+
+MAX_KEPT: Final = 1_000
+
+
+@dataclass(frozen=True, slots=True)
+class Said:
+    """One message, on its way in. `verify` asks again who says it; None where that is known."""
+
+    session_id: UUID
+    owner_id: Any
+    text: str
+    idempotency_key: str | None = None
+    verify: Verify | None = None
+
+
+class Begin(Protocol):
+    """Makes a turn live."""
+
+    def __call__(self, turn: LiveTurn, late: Late | None = None) -> LiveTurn: ...
+
+
+class Admission:
+    """The door of a desk."""
+
+    def __init__(
+        self,
+        *,
+        lines: Lines,
+        heartbeat: Heartbeat,
+        holder: Callable[[], Holder],
+        begin: Begin,
+    ) -> None:
+        self.kept: dict[UUID, Late] = {}
+        """What was answered without the store and is not in it yet, by the turn's id."""
+        self._lines = lines
+        self._heartbeat = heartbeat
+        self._holder = holder
+        self._begin = begin
+
+    async def admit(self, said: Said) -> LiveTurn | Repeat:
+        """Take a ticket and make its turn live; where the store takes none, answer without it.
+
+        Raises ThreadNotFound, ThreadClosed, QueueFull, IdempotencyConflict.
+        """
+        again = self._find_kept(said)
+        if again is not None:
+            return again
+        if said.verify is not None:  # whose conversation it is cannot be looked up
+            return self._begin_unsaved(said, None)
+        holder, before = self._holder(), steady_milliseconds()
+        try:
+            ticket = await self._submit(said)
+        except StoreError as error:
+            logger.warning("a message is answered without the store: %s", type(error).__name__)
+            found = await _peek(said)
+            return found if isinstance(found, Repeat) else self._begin_unsaved(said, found)
+        if isinstance(ticket, Repeat):
+            return ticket
+        turn = LiveTurn(ticket, owner_id=said.owner_id, text=said.text)
+        turn.held_until = before + holder.lease_milliseconds
+        return self._begin(turn)
+
+    def save_later(self, late: Late) -> None:
+        """Keep what was answered without the store until the store takes it."""
+        turn = late.told
+        if len(self.kept) >= MAX_KEPT:
+            logger.error("turn %s is not kept: too many wait for the store", turn.id)
+            return
+        self.kept[turn.id] = late
+        self._heartbeat.close_later(turn.id, StoreBusy(), partial(self._save, late))
+        self._heartbeat.begin()
+
+    async def _save(self, late: Late) -> None:
+        """Take a ticket for what was answered. Raises StoreError while the store takes none."""
+        told, unsaved = late.told, late.told.unsaved or Unsaved(None)
+        said = Said(told.session_id, told.owner_id, told.text, unsaved.idempotency_key)
+        try:
+            if unsaved.verify is not None:
+                await unsaved.verify()
+            ticket = await self._submit(said, answered_as=told.id)
+        except StoreError:
+            raise
+        except Exception:
+            del self.kept[told.id]
+            raise
+        del self.kept[told.id]
+        if isinstance(ticket, Repeat):
+            return
+        logger.info("turn %s is saved late", told.id)
+        turn = LiveTurn(ticket, owner_id=told.owner_id, text=told.text)
+        turn.events, turn.first_token_at = told.events, told.first_token_at
+        late.run.turn = turn
+        self._begin(turn, late)
+
+    async def _submit(self, said: Said, *, answered_as: UUID | None = None) -> Ticket | Repeat:
+        submit = partial(
+            tickets.submit,
+            holder=self._holder(),
+            session_id=said.session_id,
+            owner_id=said.owner_id,
+            text=said.text,
+            idempotency_key=said.idempotency_key,
+            now=timezone.now(),
+            max_queued=get_conf().chat_max_queued_turns,
+            answered_as=answered_as,
+        )
+        ticket: Ticket | Repeat = await take(submit, session_id=said.session_id, late=self._give_up)
+        return ticket
+
+    def _give_up(self, ticket: Ticket | Repeat) -> None:
+        """A ticket that was stored when its message had been answered without it."""
+        if isinstance(ticket, Repeat):
+            return
+        give_up = partial(
+            closing.give_up,
+            turn_id=ticket.turn_id,
+            process=self._holder().process,
+            status="interrupted",
+            error_code=TurnInterrupted.code,
+            now=timezone.now(),
+        )
+        self._heartbeat.close_later(ticket.turn_id, StoreBusy(), lambda: lanes.write(give_up))
+        self._heartbeat.begin()
+
+    def _begin_unsaved(self, said: Said, window: Memory | None) -> LiveTurn:
+        """Raises QueueFull."""
+        line = self._lines.of(session_id=said.session_id, owner_id=said.owner_id)
+        if len(line) > get_conf().chat_max_queued_turns:
+            raise QueueFull
+        if window is not None:  # what the store does not know yet was said all the same
+            items = [item for late in self._kept_of(said) for item in late.items]
+            window = Memory([*window.items, *items], window.unreadable)
+        return self._begin(
+            build_unsaved_turn(
+                session_id=said.session_id,
+                owner_id=said.owner_id,
+                text=said.text,
+                line=line,
+                unsaved=Unsaved(window, said.idempotency_key, said.verify),
+            )
+        )
+
+    def _find_kept(self, said: Said) -> LiveTurn | None:
+        """The turn this message began already, where only this process knows of it.
+
+        Raises IdempotencyConflict.
+        """
+        if said.idempotency_key is None:
+            return None
+        line = self._lines.of(session_id=said.session_id, owner_id=said.owner_id)
+        for turn in (*line, *(late.told for late in self._kept_of(said))):
+            if turn.unsaved and turn.unsaved.idempotency_key == said.idempotency_key:
+                if turn.text != said.text:
+                    raise IdempotencyConflict
+                return turn
+        return None
+
+    def _kept_of(self, said: Said) -> list[Late]:
+        return [
+            late
+            for late in self.kept.values()
+            if (late.told.session_id, late.told.owner_id) == (said.session_id, said.owner_id)
+        ]
+
+
+async def _peek(said: Said) -> Memory | Repeat | None:
+    """What can be read where nothing can be written; None: not that either."""
+    peek = partial(
+        tickets.peek,
+        session_id=said.session_id,
+        owner_id=said.owner_id,
+        text=said.text,
+        idempotency_key=said.idempotency_key,
+        now=timezone.now(),
+    )
+    try:
+        found: Memory | Repeat = await lanes.read(peek)
+    except StoreError:
+        return None
+    return found
