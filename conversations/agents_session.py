@@ -25,7 +25,7 @@ from conversations.errors import StoreError
 from conversations.events import CONTEXT_UNAVAILABLE, NOT_SAVED, SESSION_CORRUPTED, Usage
 from conversations.ids import stored_session_id
 from conversations.items import Memory, Row, row_from_item
-from conversations.store import log
+from conversations.store import log, recall
 
 if TYPE_CHECKING:
     from agents.items import TResponseInputItem
@@ -69,7 +69,7 @@ class AgentSession:
         if limit is None and self.session_settings is not None:
             limit = self.session_settings.limit
         memory = await lanes.read(
-            lambda db: log.load(db, agent_session_id=self._stored_id, limit=limit)
+            lambda db: recall.load(db, agent_session_id=self._stored_id, limit=limit)
         )
         return await self._items_of(memory)
 
@@ -95,7 +95,9 @@ class AgentSession:
     ) -> TResponseInputItem | None:
         """Remove and return the newest item; None when there is none."""
         now = timezone.now()
-        item = await lanes.write(lambda db: log.pop(db, agent_session_id=self._stored_id, now=now))
+        item = await lanes.write(
+            lambda db: recall.pop(db, agent_session_id=self._stored_id, now=now)
+        )
         return cast("TResponseInputItem | None", item)
 
     async def clear_session(self, *, wrapper: RunContextWrapper[Any] | None = None) -> None:
@@ -126,7 +128,7 @@ class AgentSession:
             now = timezone.now()
             try:
                 await lanes.write(
-                    lambda db: log.quarantine(
+                    lambda db: recall.quarantine(
                         db, agent_session_id=self._stored_id, memory=memory, now=now
                     )
                 )

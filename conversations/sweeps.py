@@ -27,8 +27,6 @@ logger = logging.getLogger(__name__)
 FORGET_TURNS: Final = 10
 """The records of so many turns go in one transaction."""
 
-_NOBODY: Final = Holder("", 0)  # a sweep takes no lease
-
 
 def recover_turns(*, now: datetime) -> int:
     """Close what processes that are gone left running, and say how many turns that were.
@@ -37,11 +35,14 @@ def recover_turns(*, now: datetime) -> int:
     longer than `tickets.ADOPT_WITHIN`. What is left so is found again, so each conversation is
     visited once, in the order of their ids. One whose rows cannot be read does not keep the rest.
     """
+    # A sweep takes no lease; and nobody waits, so a process that is only late gets one more.
+    holder = Holder("", 0, patience_milliseconds=round(get_conf().chat_lease_seconds * 1000))
+    close = partial(_close_abandoned, holder=holder, now=now)
     closed, last = 0, None
-    while session_ids := lanes.perform(partial(leases.find_abandoned, after=last)):
+    while session_ids := lanes.perform(partial(leases.find_abandoned, holder=holder, after=last)):
         for session_id in session_ids:
             try:
-                closed += lanes.perform(partial(_close_abandoned, session_id=session_id, now=now))
+                closed += lanes.perform(partial(close, session_id=session_id))
             except (StoreBusy, StoreReadOnly):
                 raise  # the others would fare no better
             except StoreError as error:
@@ -62,10 +63,10 @@ def forget_events(*, now: datetime) -> int:
     return forgotten
 
 
-def _close_abandoned(db: Database, *, session_id: UUID, now: datetime) -> int:
+def _close_abandoned(db: Database, *, session_id: UUID, holder: Holder, now: datetime) -> int:
     lock_session(db, session_id=session_id)  # first of all: nobody else closes what is counted
     live = leases.count_live(db, session_id=session_id)
-    tickets.recover(db, session_id=session_id, holder=_NOBODY, now=now, adopts=False)
+    tickets.recover(db, session_id=session_id, holder=holder, now=now, adopts=False)
     return live - leases.count_live(db, session_id=session_id)
 
 

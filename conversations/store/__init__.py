@@ -3,9 +3,17 @@
 Functions here are jobs for `conversations.lanes`: they take the database first, run inside one
 transaction when they write, and know nothing of HTTP, the SDK or ChatKit.
 
-    log       append, load, pop, clear: what is remembered and shown
-    tickets   the life of a turn in the database: queue, lease, fence
-    closing   how turns end that nobody finishes
-    repeats   the same message sent twice
-    threads   what a person's list and transcript show
+    log        append, clear: what is remembered and shown
+    recall     what the model is given, and how its newest item is taken back
+    tickets    the line of a session: who waits, who starts, who is adopted
+    leases     how long a process may be silent, and who is gone
+    finishing  how a turn ends that its own process ends
+    closing    how turns end that nobody finishes
+    stops      a stop asked for in any process
+    records    what a stream has told, to be told again
+    repeats    the same message sent twice
+    titles     what an untitled conversation is called
+    mending    counters that do not fit their rows
+    damage     reading rows that hold what their columns should not
+    threads    what a person's list and transcript show
 """

@@ -28,11 +28,20 @@ def lease_clock(db: Database) -> int:
 
 @dataclass(frozen=True, slots=True)
 class Holder:
-    """Who takes leases: a process by its name, and how long each lasts without a sign of life."""
+    """Who takes leases: a process by its name, and how long each lasts without a sign of life.
+
+    With `patience`, a process that is late with its sign of life is given so much more time by this
+    one: for those who only put things in order, while nobody waits.
+    """
 
     process: str
     lease_milliseconds: int
+    patience_milliseconds: int = 0
     clock: Callable[[Database], int] = lease_clock
+
+    def now(self, db: Database) -> int:
+        """The moment at which a lease must not have run out."""
+        return self.clock(db) - self.patience_milliseconds
 
     def until(self, db: Database) -> int:
         """When a lease taken now runs out."""
@@ -84,11 +93,7 @@ def is_held(db: Database, lease: Lease) -> bool:
 
 
 def find_abandoned(
-    db: Database,
-    *,
-    clock: Callable[[Database], int] = lease_clock,
-    after: UUID | None = None,
-    limit: int = 20,
+    db: Database, *, holder: Holder, after: UUID | None = None, limit: int = 20
 ) -> list[UUID]:
     """Sessions with a live turn whose lease has run out or whose process is gone, for `recover`.
 
@@ -99,7 +104,7 @@ def find_abandoned(
         return []
     gone = [owner for owner in owners if processes.is_gone(owner, is_one_machine=db.is_sqlite)]
     lost = f" OR lease_owner IN ({_marks(gone)})" if gone else ""
-    beyond, params = "", [clock(db), *gone]
+    beyond, params = "", [holder.now(db), *gone]
     if after is not None:
         beyond = " AND session_id > %s"
         params.append(from_uuid(after, is_sqlite=db.is_sqlite))

@@ -1,8 +1,8 @@
-"""The ordered log of a session: append at the end, read the tail, forget."""
+"""The ordered log of a session: append at the end, forget."""
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass, replace
 from datetime import datetime
 from typing import Any, Final
@@ -10,12 +10,10 @@ from uuid import UUID
 
 from conversations.errors import LeaseLost
 from conversations.events import Usage
-from conversations.history import Header, header_of, is_whole, misplaced
 from conversations.ids import new_id
-from conversations.items import Memory, Row, decode_item, decode_items
+from conversations.items import Row
 from conversations.lanes import Database, from_moment, from_uuid, to_uuid
 from conversations.models import ChatMessage, ChatSession, ChatTurn, RecordedEvents
-from conversations.store.damage import is_text_damage, text_of
 
 SESSION: Final = ChatSession._meta.db_table
 TURN: Final = ChatTurn._meta.db_table
@@ -36,8 +34,6 @@ _RESERVE: Final = (
 _RESERVE_BY_NAME: Final = _RESERVE + " WHERE agent_session_id = %s RETURNING id, last_position"
 _RESERVE_BY_FENCE: Final = _RESERVE + " WHERE id = %s AND fence = %s RETURNING id, last_position"
 REMEMBERED: Final = "agent_item IS NOT NULL AND quarantined_at IS NULL"
-_AT_ONCE: Final = 1000
-_OF_NAME: Final = f"session_id = (SELECT id FROM {SESSION} WHERE agent_session_id = %s)"
 
 
 @dataclass(frozen=True, slots=True)
@@ -242,67 +238,12 @@ def insert_rows(
     )
 
 
-def load(db: Database, *, agent_session_id: str, limit: int | None = None) -> Memory:
-    """The remembered items of the named session, oldest first; the latest `limit` of them."""
-    return _load(db, where=_OF_NAME, params=(agent_session_id,), limit=limit)
-
-
-def load_window(db: Database, *, session_id: UUID) -> Memory:
-    """The remembered items of a session known by its id."""
-    key = from_uuid(session_id, is_sqlite=db.is_sqlite)
-    return _load(db, where="session_id = %s", params=(key,), limit=None)
-
-
-def quarantine(db: Database, *, agent_session_id: str, memory: Memory, now: datetime) -> None:
-    """Set unreadable rows aside: the model never sees them again, staff do."""
-    found = _lock(db, agent_session_id) if memory.unreadable else None
-    if found is not None:
-        _set_aside(db, session_id=found, positions=memory.unreadable, now=now)
-        _count_again(db, session_id=found)
-
-
-def pop(db: Database, *, agent_session_id: str, now: datetime) -> dict[str, Any] | None:
-    """Remove the newest valid item and return it; None where there is none.
-
-    Unreadable rows on the way are quarantined, not removed.
-    """
-    found = _lock(db, agent_session_id)
-    if found is None:
-        return None
-    position, agent_item = _position(db), _as_bytes(db, "agent_item")
-    unreadable = 0
-    item: dict[str, Any] | None = None
-    while row := db.one(
-        f"SELECT {position}, {agent_item}, CASE WHEN shown THEN 1 ELSE 0 END FROM {MESSAGE}"
-        f" WHERE session_id = %s AND {REMEMBERED} ORDER BY position DESC LIMIT 1",
-        (found,),
-    ):
-        item = decode_item(row[1]) if row[0] is not None else None
-        if item is not None:
-            break
-        unreadable += 1
-        _set_aside(db, session_id=found, positions=row[:1], now=now)
-    if item is not None:
-        db.run(f"DELETE FROM {MESSAGE} WHERE session_id = %s AND position = %s", (found, row[0]))
-        moment = from_moment(now, is_sqlite=db.is_sqlite)
-        db.run(
-            f"UPDATE {SESSION} SET last_active_at = %s, updated_at = %s,"
-            " remembered_count = CASE WHEN remembered_count > 0 THEN remembered_count - 1 ELSE 0"
-            " END, message_count = CASE WHEN message_count > %s THEN message_count - %s ELSE 0 END"
-            " WHERE id = %s",
-            (moment, moment, row[2], row[2], found),
-        )
-    if unreadable:
-        _count_again(db, session_id=found)
-    return item
-
-
 def clear(db: Database, *, agent_session_id: str, now: datetime) -> int:
     """Forget everything said in the named session; returns how many messages people could read.
 
     What its turns cost is kept; what was said in them is not.
     """
-    found = _lock(db, agent_session_id)
+    found = lock_named(db, agent_session_id)
     if found is None:
         return 0
     (message_count,) = db.one(f"SELECT message_count FROM {SESSION} WHERE id = %s", (found,))
@@ -331,114 +272,7 @@ def counts_of(rows: Sequence[Row]) -> tuple[int, int]:
     return remembered, shown
 
 
-def _load(db: Database, *, where: str, params: Sequence[Any], limit: int | None) -> Memory:
-    """The memory, or its latest part; only of the whole is it known what belongs together."""
-    if limit is not None and limit <= 0:
-        return Memory([])
-    try:
-        rows = _select(db, "position, agent_item", where=where, params=params, limit=limit)
-    except Exception as error:
-        if not (db.is_sqlite and is_text_damage(error)):
-            raise
-        return _load_one_by_one(db, where=where, params=params, limit=limit)
-    items = decode_items([text for _, text in rows])
-    if items is None or (rows and type(rows[-1][0]) is not int):  # SQLite sorts text after numbers
-        return _load_one_by_one(db, where=where, params=params, limit=limit)
-    if limit is not None or is_whole(items):
-        return Memory(items)
-    return _in_order(
-        [(position, item, "") for (position, _), item in zip(rows, items, strict=True)]
-    )
-
-
-def _load_one_by_one(
-    db: Database, *, where: str, params: Sequence[Any], limit: int | None
-) -> Memory:
-    """The same where a row is damaged: it costs only itself, and what belongs to it."""
-    columns = ", ".join([_position(db), _as_bytes(db, "agent_item"), _as_bytes(db, "kind")])
-    asked = limit
-    while True:
-        found = _select(db, columns, where=where, params=params, limit=asked)
-        rows = [(row[0], decode_item(row[1]), text_of(row[2])) for row in found]
-        good = [item for position, item, _ in rows if position is not None and item is not None]
-        if limit is None or asked is None:
-            return _in_order(rows)
-        if len(good) >= limit or len(found) < asked:
-            bad = (position for position, item, _ in rows if position is None or item is None)
-            return Memory(good[-limit:], tuple(dict.fromkeys(bad)))
-        asked *= 2
-
-
-def _in_order(rows: Iterable[tuple[int | None, dict[str, Any] | None, str]]) -> Memory:
-    """The memory that (position, item, kind) rows make, without what has lost its rest."""
-    headers: list[Header] = []
-    items: dict[int, dict[str, Any]] = {}
-    unreadable: dict[int | None, None] = {}
-    for position, item, kind in rows:
-        if position is None:
-            unreadable[None] = None
-        elif item is None:
-            headers.append(Header(position, kind, is_lost=True))
-            unreadable[position] = None
-        else:
-            headers.append(header_of(position, item))
-            items[position] = item
-    for position in misplaced(headers):
-        del items[position]
-        unreadable[position] = None
-    return Memory(list(items.values()), tuple(unreadable))
-
-
-def _select(
-    db: Database, columns: str, *, where: str, params: Sequence[Any], limit: int | None
-) -> list[Any]:
-    """Remembered rows, oldest first; the latest `limit` of them."""
-    sql = f"SELECT {columns} FROM {MESSAGE} WHERE {where} AND {REMEMBERED} ORDER BY position"
-    if limit is None:
-        return db.all(sql, params)
-    newest = db.all(f"{sql} DESC LIMIT %s", (*params, limit))
-    newest.reverse()
-    return newest
-
-
-def _position(db: Database) -> str:
-    """A row's position, NULL where it is no number."""
-    return (
-        "CASE WHEN typeof(position) = 'integer' THEN position END" if db.is_sqlite else "position"
-    )
-
-
-def _as_bytes(db: Database, column: str) -> str:
-    return f"CAST({column} AS BLOB)" if db.is_sqlite else column
-
-
-def _set_aside(
-    db: Database, *, session_id: Any, positions: Sequence[int | None], now: datetime
-) -> None:
-    """Mark rows under the session's lock; None are those whose position is no number."""
-    update = (
-        f"UPDATE {MESSAGE} SET quarantined_at = %s WHERE session_id = %s AND quarantined_at IS NULL"
-    )
-    moment = from_moment(now, is_sqlite=db.is_sqlite)
-    known = [position for position in positions if position is not None]
-    for start in range(0, len(known), _AT_ONCE):
-        some = known[start : start + _AT_ONCE]
-        marks = ", ".join(["%s"] * len(some))
-        db.run(f"{update} AND position IN ({marks})", (moment, session_id, *some))
-    if len(known) < len(positions):
-        db.run(f"{update} AND typeof(position) <> 'integer'", (moment, session_id))
-
-
-def _count_again(db: Database, *, session_id: Any) -> None:
-    """What was remembered before is not known for sure: a foreign writer may not have counted."""
-    db.run(
-        f"UPDATE {SESSION} SET remembered_count = (SELECT COUNT(*) FROM {MESSAGE}"
-        f" WHERE session_id = %s AND {REMEMBERED}) WHERE id = %s",
-        (session_id, session_id),
-    )
-
-
-def _lock(db: Database, agent_session_id: str) -> Any:
+def lock_named(db: Database, agent_session_id: str) -> Any:
     """The session's id as the engine stores it, its row locked; None where there is none."""
     lock = "" if db.is_sqlite else " FOR UPDATE"
     row = db.one(f"SELECT id FROM {SESSION} WHERE agent_session_id = %s{lock}", (agent_session_id,))

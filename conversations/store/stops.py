@@ -48,7 +48,7 @@ def request_stop(
     if status == "queued":
         close(db, session, [(key, status)], status="cancelled", error_code="", now=now)
         return Stop("cancelled", had_ended=False)
-    if Held(*held).is_dead(db, now=holder.clock(db)):
+    if Held(*held).is_dead(db, now=holder.now(db)):
         interrupt(db, session, [(key, status)], now=now)
         return Stop("interrupted", had_ended=True)
     db.run(

@@ -19,7 +19,8 @@ from conversations.items import Memory, Row
 from conversations.lanes import Database, from_moment, from_uuid, to_moment, to_uuid
 from conversations.store.closing import LockedSession, interrupt, lock_session, row_of
 from conversations.store.leases import LIVE, Held, Holder
-from conversations.store.log import SESSION, TURN, Lease, insert_rows, load_window
+from conversations.store.log import SESSION, TURN, Lease, insert_rows
+from conversations.store.recall import load_window
 from conversations.store.repeats import Repeat, find_repeat
 
 ADOPT_WITHIN: Final = timedelta(hours=1)
@@ -148,7 +149,7 @@ def look_ahead(db: Database, *, ticket: Ticket, holder: Holder) -> Ahead:
     )
     if row is None:
         return "nobody"
-    return "abandoned" if Held(*row).is_dead(db, now=holder.clock(db)) else "somebody"
+    return "abandoned" if Held(*row).is_dead(db, now=holder.now(db)) else "somebody"
 
 
 def count_ahead(db: Database, *, turn_id: UUID) -> int:
@@ -280,7 +281,7 @@ def _clear_way(
     )
     if not rows:
         return _Line(0, [], False)
-    clock = holder.clock(db)
+    clock = holder.now(db)
     dead = [row for row in rows if Held(*row[5:7]).is_dead(db, now=clock)]
     too_late = now - ADOPT_WITHIN
     orphans = [

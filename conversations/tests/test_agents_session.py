@@ -34,7 +34,7 @@ from conversations.agents_session import AgentSession, TurnSession
 from conversations.assistant import TurnContext
 from conversations.errors import LeaseLost, StoreReadOnly, TransactionOpen
 from conversations.ids import agent_session_id, stored_session_id
-from conversations.items import encode_item
+from conversations.items import Memory, encode_item
 from conversations.models import ChatMessage, ChatSession
 from conversations.store import log, threads
 from conversations.tests.other_process import SITE, finish, start_python
@@ -794,11 +794,11 @@ def turn_session(session: Any) -> Callable[..., TurnSession]:
     )
     ChatSession.objects.filter(id=session.id).update(last_position=1, message_count=1, fence=1)
 
-    def build(*, window: log.Memory | None = None, fence: int = 1) -> TurnSession:
+    def build(*, window: Memory | None = None, fence: int = 1) -> TurnSession:
         return TurnSession(
             session.agent_session_id,
             lease=log.Lease(session.id, turn_id, fence),
-            window=window or log.Memory([]),
+            window=window or Memory([]),
             user_message_id=user_row.id,
         )
 
@@ -806,14 +806,14 @@ def turn_session(session: Any) -> Callable[..., TurnSession]:
 
 
 async def test_a_turns_window_is_read_once_and_then_the_store(turn_session):
-    memory = turn_session(window=log.Memory(numbered(1)))
+    memory = turn_session(window=Memory(numbered(1)))
     assert await memory.get_items() == numbered(1)
     assert await memory.get_items() == []
 
 
 async def test_a_turn_that_asks_for_a_limit_reads_the_store(turn_session, session):
     await AgentSession(session.agent_session_id).add_items(numbered(1, 2))
-    assert await turn_session(window=log.Memory(numbered(9))).get_items(limit=1) == numbered(2)
+    assert await turn_session(window=Memory(numbered(9))).get_items(limit=1) == numbered(2)
 
 
 CALL = {"type": "function_call", "call_id": "c"}
@@ -894,7 +894,7 @@ async def test_a_turn_tells_that_rows_were_left_out(turn_session, monkeypatch, w
     async def refuse(_job: Any) -> None:
         raise StoreReadOnly
 
-    memory = turn_session(window=log.Memory(numbered(1), unreadable=(7,)))
+    memory = turn_session(window=Memory(numbered(1), unreadable=(7,)))
     if not writable:
         monkeypatch.setattr(lanes, "write", refuse)
     assert await memory.get_items() == numbered(1)

@@ -25,7 +25,8 @@ from conversations.events import (
 from conversations.ids import new_id
 from conversations.items import encode_item
 from conversations.models import ChatMessage, ChatSession
-from conversations.store.log import MESSAGE, SESSION, TURN, load_window
+from conversations.store.log import MESSAGE, SESSION, TURN
+from conversations.store.recall import load_window
 from conversations.tests.conftest import answer, frames
 from conversations.tests.factories import ChatSessionFactory
 from conversations.tests.scripted import Call, Say

@@ -16,7 +16,7 @@ from conversations import lanes, sqlite
 from conversations.events import Usage
 from conversations.items import row_from_item
 from conversations.models import ChatMessage, ChatSession
-from conversations.store import log, threads
+from conversations.store import log, recall, threads
 from conversations.tests.factories import ChatSessionFactory
 
 pytestmark = pytest.mark.django_db(transaction=True)
@@ -165,8 +165,8 @@ class Recorder(lanes.Database):
 @pytest.mark.parametrize("limit", [None, 20])
 def test_memory_is_read_by_its_index_without_sorting(session, limit):
     recorder = Recorder()
-    log.load(recorder, agent_session_id=session.agent_session_id, limit=limit)
-    log.load_window(recorder, session_id=session.id)
+    recall.load(recorder, agent_session_id=session.agent_session_id, limit=limit)
+    recall.load_window(recorder, session_id=session.id)
     for sql, params in recorder.seen:
         assert_by_index(plan_of(sql, params))
 

@@ -19,7 +19,7 @@ from conversations.errors import LeaseLost
 from conversations.events import Usage
 from conversations.items import Memory, Row, row_from_item
 from conversations.models import ChatMessage, ChatSession, ChatTurn, RecordedEvents
-from conversations.store import log
+from conversations.store import log, recall
 from conversations.tests.factories import ChatSessionFactory
 
 pytestmark = pytest.mark.django_db(transaction=True)
@@ -42,7 +42,7 @@ async def append(name: str, *rows: Row, now: datetime = NOW, usage: Usage | None
 
 
 async def load(name: str, limit: int | None = None) -> list[Any]:
-    memory = await lanes.read(partial(log.load, agent_session_id=name, limit=limit))
+    memory = await lanes.read(partial(recall.load, agent_session_id=name, limit=limit))
     return memory.items
 
 
@@ -152,9 +152,9 @@ async def test_rows_the_model_does_not_see_do_not_count_in_a_limit():
 
 async def test_a_window_is_read_by_the_sessions_id(session):
     await append(session.agent_session_id, said("a"))
-    memory = await lanes.read(partial(log.load_window, session_id=session.id))
+    memory = await lanes.read(partial(recall.load_window, session_id=session.id))
     assert [item["content"] for item in memory.items] == ["a"]
-    empty = await lanes.read(partial(log.load_window, session_id=uuid.uuid4()))
+    empty = await lanes.read(partial(recall.load_window, session_id=uuid.uuid4()))
     assert empty == Memory([])
 
 
@@ -169,12 +169,12 @@ def test_a_failure_that_is_not_of_the_text_is_not_tried_again():
 
     broken = Broken()
     with pytest.raises(ZeroDivisionError):
-        log.load(broken, agent_session_id="s")
+        recall.load(broken, agent_session_id="s")
     assert broken.asked == 1
 
 
 async def test_setting_aside_nothing_asks_the_database_nothing():
-    log.quarantine(None, agent_session_id="a", memory=Memory([]), now=NOW)
+    recall.quarantine(None, agent_session_id="a", memory=Memory([]), now=NOW)
 
 
 # Forgetting
@@ -182,7 +182,7 @@ async def test_setting_aside_nothing_asks_the_database_nothing():
 
 async def test_pop_takes_what_people_read_from_their_count_too():
     await append("s", said("one"), call("c"))
-    pop = partial(log.pop, agent_session_id="s", now=LATER)
+    pop = partial(recall.pop, agent_session_id="s", now=LATER)
     assert (await lanes.write(pop))["type"] == "function_call"
     assert (await session_named("s")).message_count == 1
     assert (await lanes.write(pop))["content"] == "one"
@@ -193,7 +193,7 @@ async def test_pop_takes_what_people_read_from_their_count_too():
 
 
 async def test_pop_and_clear_of_a_session_that_is_not_there_make_none():
-    assert await lanes.write(partial(log.pop, agent_session_id="s", now=NOW)) is None
+    assert await lanes.write(partial(recall.pop, agent_session_id="s", now=NOW)) is None
     assert await lanes.write(partial(log.clear, agent_session_id="s", now=NOW)) == 0
     assert await lanes.call(ChatSession.objects.count) == 0
 
@@ -311,7 +311,7 @@ async def test_nothing_done_in_one_session_moves_another():
     await append(other.agent_session_id, said("theirs"))
     before = await lanes.call(ChatSession.objects.values().get, id=other.id)
     await append("s", said("one"), said("two"))
-    await lanes.write(partial(log.pop, agent_session_id="s", now=NOW))
+    await lanes.write(partial(recall.pop, agent_session_id="s", now=NOW))
     await lanes.write(partial(log.clear, agent_session_id="s", now=NOW))
     assert await lanes.call(ChatSession.objects.values().get, id=other.id) == before
     assert [row.text for row in await rows()] == ["theirs"]

@@ -22,7 +22,17 @@ from conversations.events import ContentDelta, Usage, encode_events
 from conversations.ids import new_id
 from conversations.items import Row, row_from_item
 from conversations.models import ChatMessage, ChatSession, ChatTurn, RecordedEvents
-from conversations.store import closing, finishing, leases, log, records, repeats, tickets, titles
+from conversations.store import (
+    closing,
+    finishing,
+    leases,
+    log,
+    recall,
+    records,
+    repeats,
+    tickets,
+    titles,
+)
 from conversations.store.closing import CUT_SHORT, STOPPED
 from conversations.store.finishing import Result
 from conversations.store.leases import Holder
@@ -132,7 +142,7 @@ async def turn_of(ticket: Any) -> ChatTurn:
 
 async def remembered(session: Any) -> list[tuple[str, str]]:
     """What the model is given: (role, text)."""
-    items = (await lanes.read(partial(log.load_window, session_id=session.id))).items
+    items = (await lanes.read(partial(recall.load_window, session_id=session.id))).items
     return [(item["role"], item["content"]) for item in items]
 
 
@@ -294,7 +304,7 @@ async def test_a_dead_running_turn_is_closed_by_the_next_one(session):
 async def test_a_process_that_is_gone_is_not_waited_for(session, gone):
     """Its lease has not run out; the next process sees that nobody holds it any more."""
     dead = await submit(session, "1", process=gone)
-    assert await lanes.read(partial(leases.find_abandoned, clock=lambda _: 0)) == [session.id]
+    assert await lanes.read(partial(leases.find_abandoned, holder=holder())) == [session.id]
     assert (await submit(session, "2")).started is not None
     assert (await turn_of(dead)).status == "interrupted"
 
@@ -377,8 +387,7 @@ async def test_a_sweep_closes_what_nobody_speaks_behind(session):
     await record(dead.started, "Once")
 
     async def abandoned(seconds: float) -> list[UUID]:
-        clock = holder(now=after(seconds)).clock
-        return await lanes.read(partial(leases.find_abandoned, clock=clock))
+        return await lanes.read(partial(leases.find_abandoned, holder=holder(now=after(seconds))))
 
     assert await abandoned(14) == []
     assert await abandoned(15) == [session.id]

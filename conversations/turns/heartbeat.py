@@ -6,6 +6,7 @@ import asyncio
 import contextvars
 import logging
 from collections.abc import Awaitable, Callable, Coroutine, Mapping
+from dataclasses import replace
 from functools import partial
 from typing import Any, Final
 from uuid import UUID
@@ -76,13 +77,13 @@ class Heartbeat:
             *[self._close(turn_id) for turn_id in self._unclosed], return_exceptions=True
         )
 
-    async def recover(self, session_id: UUID) -> None:
+    async def recover(self, session_id: UUID, *, holder: Holder | None = None) -> None:
         """Close what is abandoned in a conversation, and adopt what waits there."""
         orphans = await lanes.write(
             partial(
                 tickets.recover,
                 session_id=session_id,
-                holder=self._holder(),
+                holder=holder or self._holder(),
                 now=timezone.now(),
                 adopts=True,
             )
@@ -144,13 +145,16 @@ class Heartbeat:
 
     async def _look_after_abandoned(self) -> None:
         """Close what other processes left open, though nobody speaks there."""
-        look = partial(leases.find_abandoned, after=self._looked_after)
+        holder = self._holder()
+        # Nobody waits: a process that is only late, this one perhaps, gets one more lease.
+        holder = replace(holder, patience_milliseconds=holder.lease_milliseconds)
+        look = partial(leases.find_abandoned, holder=holder, after=self._looked_after)
         found = await lanes.read(look)
         # Some at a time: what is adopted is answered at once. Then those behind them, and again.
         self._looked_after = found[-1] if found else None
         for session_id in found:
             try:
-                await self.recover(session_id)
+                await self.recover(session_id, holder=holder)
             except (StoreBusy, StoreReadOnly):
                 raise  # the others would fare no better
             except StoreError as error:
