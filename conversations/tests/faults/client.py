@@ -124,7 +124,10 @@ class Stream(Response):
         return self.headers.get("x-turn-id", "")
 
     async def frames(self, *, after: int = 0) -> AsyncIterator[Frame]:
-        """Every frame until `[DONE]`; numbers without a gap are insisted on. Raises Lost."""
+        """Every frame until `[DONE]`; numbers without a gap are insisted on. Raises Lost.
+
+        A frame without a number says that the turn is told no further here: it counts as lost.
+        """
         text, expected = "", after + 1
         async for chunk in self.chunks():
             text += chunk.decode()
@@ -133,11 +136,9 @@ class Stream(Response):
                 frame = _frame(block)
                 if frame is None:
                     continue
-                # A closing frame that is not the turn's own has no number, nor what follows it.
-                is_own = frame.number or not (frame.is_closing or frame.body == DONE)
-                assert not is_own or frame.number == expected, (
-                    f"frame {frame.number} where {expected} is due"
-                )
+                if not frame.number:  # not the turn's own: this process can tell no more of it
+                    raise Lost(f"sent away: {frame.body}")
+                assert frame.number == expected, f"frame {frame.number} where {expected} is due"
                 expected += 1
                 yield frame
                 if frame.body == DONE:
