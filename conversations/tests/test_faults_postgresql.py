@@ -24,6 +24,7 @@ from conversations.tests.faults.hearing import (
     Hearing,
     Visitor,
     has_content,
+    is_status,
     transcript,
     until,
 )
@@ -404,6 +405,25 @@ async def test_a_message_that_waits_through_an_outage_is_answered_in_its_order(
         ("user", f"say 3{tag}"),
         ("assistant", f"3{tag} done"),
     ]
+
+
+@pytest.mark.xfail(
+    reason="it waits, as long as a lease, behind one that waits for the store", strict=True
+)
+async def test_a_message_behind_one_that_waits_for_the_store_is_answered_in_time(
+    site, servers, cluster, client, tag
+):
+    first, other = servers
+    thread_id = await client.new_thread(first.port)
+    running = await client.open(first.port, thread_id, f"gate {tag} 1{tag}")
+    await Hearing().take(running, until=has_content)
+    waiting, waited = await client.open(other.port, thread_id, f"say 2{tag}"), Hearing()
+    await waited.take(waiting, until=is_status("queued"))
+    await asyncio.to_thread(cluster.stop)
+    try:
+        await is_answered_without_the_store(client, other, thread_id, f"3{tag}")
+    finally:
+        site.open_gate(tag)
 
 
 @pytest.fixture
