@@ -30,6 +30,12 @@ from conversations.tests.faults import agent
 from conversations.tests.faults.engines import database
 
 ROOT: Final = Path(__file__).resolve().parents[3]
+BOUND_BY_MODES: Final = (
+    "setpriv",
+    "--inh-caps=-dac_override,-dac_read_search",
+    "--bounding-set=-dac_override,-dac_read_search",
+)
+"""Even root obeys the modes of its own files then."""
 PATIENCE: Final = 30.0
 SECRET_KEY: Final = "only-for-the-fault-harness-" + "f" * 40
 
@@ -54,7 +60,11 @@ class Zygote:
         self._ready: Future[int] = Future()
         with theirs:
             self._process = subprocess.Popen(
-                [sys.executable, "-m", "conversations.tests.faults.zygote", str(theirs.fileno())],
+                [
+                    *(BOUND_BY_MODES if os.geteuid() == 0 and shutil.which("setpriv") else ()),
+                    *(sys.executable, "-m", "conversations.tests.faults.zygote"),
+                    str(theirs.fileno()),
+                ],
                 cwd=ROOT,
                 env=environment,
                 pass_fds=[theirs.fileno()],
