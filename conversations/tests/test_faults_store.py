@@ -85,15 +85,14 @@ async def test_an_answer_under_way_when_the_lock_is_taken_is_told_at_once_and_sa
 def small(site: Site) -> Iterator[World]:
     """The same on a disk that can be filled."""
     try:
-        with files.on_small_disk(site.folder / "data"):
-            with world(site) as found:
-                yield found
+        with files.on_small_disk(site.folder / "data"), world(site) as found:
+            yield found
     except files.CannotMount:
         pytest.skip("a file system cannot be mounted here")
 
 
 async def test_on_a_full_disk_there_are_answers_and_warnings_and_all_can_be_read(small):
-    """Fault 2. A log that is closed for good gives its room back: then it may be saved after all."""
+    """Fault 2. A log that is closed for good gives its room back: some may be saved after all."""
     before = await small.transcript()
     fillers, unsaved = [], 0
     for deed in ("memory", "tool", "memory"):

@@ -123,7 +123,7 @@ class World:
         assert self.server.pid == self._pid
 
     async def assert_whole(self) -> None:
-        """Each message is stored once and as it was told; one that was not saved: so, or not at all.
+        """Each message is stored once, as it was told; one that was not saved so, or not at all.
 
         Stops the server.
         """
