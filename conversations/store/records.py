@@ -107,10 +107,11 @@ def recorded_answer(db: Database, *, turn_id: UUID) -> tuple[str, int]:
     return said, events[-1][0] if events else 0
 
 
-def has_records(db: Database, *, turn_id: UUID) -> bool:
-    """Whether anything is recorded of a turn (still)."""
+def last_recorded(db: Database, *, turn_id: UUID) -> int:
+    """The number of the last recorded event of a turn; 0 where nothing is recorded (any more)."""
     key = from_uuid(turn_id, is_sqlite=db.is_sqlite)
-    return db.one(f"SELECT 1 FROM {EVENTS} WHERE turn_id = %s LIMIT 1", (key,)) is not None
+    (last,) = db.one(f"SELECT MAX(last_number) FROM {EVENTS} WHERE turn_id = %s", (key,))
+    return int(last or 0)
 
 
 def forget_ended(db: Database, *, ended_before: datetime, limit: int) -> int:

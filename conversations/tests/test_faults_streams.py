@@ -436,12 +436,7 @@ async def test_a_last_event_id_beyond_the_end_is_refused_by_every_process(
     "where",
     [
         "the process that runs it",
-        pytest.param(
-            "another process",
-            marks=pytest.mark.xfail(
-                reason="who comes to another process hears nothing but [DONE]", strict=True
-            ),
-        ),
+        "another process",
     ],
 )
 async def test_a_last_event_id_beyond_what_a_running_turn_told_is_refused(

@@ -87,12 +87,12 @@ async def test_records_go_when_their_turn_ended_long_enough_ago(session):
     assert await lanes.write(forget) == 1
     assert await lanes.write(forget) == 0
 
-    async def has_records(turn_id: Any) -> bool:
-        return await lanes.read(partial(records.has_records, turn_id=turn_id))
+    async def last(turn_id: Any) -> int:
+        return await lanes.read(partial(records.last_recorded, turn_id=turn_id))
 
-    assert not await has_records(first.id)
-    assert await has_records(second.id)
-    assert await has_records(open_one.turn_id)
+    assert await last(first.id) == 0
+    assert await last(second.id) > 0
+    assert await last(open_one.turn_id) > 0
     ((number, event),) = (await read_after(open_one, 0))[:1]
     assert (number, event) == (1, TurnRunning(open_one.turn_id))
 

@@ -9,7 +9,7 @@ import asyncio
 import logging
 import weakref
 from functools import partial
-from typing import Any
+from typing import Any, Final
 from uuid import UUID
 
 from django.utils import timezone
@@ -24,7 +24,7 @@ from conversations.errors import (
 )
 from conversations.store import stops
 from conversations.store.leases import Holder
-from conversations.store.records import has_records
+from conversations.store.records import last_recorded
 from conversations.store.repeats import Ending, Repeat, find_ending
 from conversations.store.stops import Stop
 from conversations.store.threads import find_turn
@@ -38,6 +38,8 @@ from conversations.turns.line import Lines
 from conversations.turns.live import LiveTurn
 
 logger = logging.getLogger(__name__)
+
+MAX_UNRECORDED: Final = 10_000
 
 
 class Desk:
@@ -101,13 +103,15 @@ class Desk:
             return live, min(after, live.event_count)
         if not is_verified:
             raise StoreError
-        ending, is_recorded = await lanes.read(
+        ending, last = await lanes.read(
             partial(_find_told, session_id=session_id, owner_id=owner_id, turn_id=turn_id)
         )
+        if ending.is_live:  # its process may have told more than is recorded yet
+            _refuse_beyond(after, last + MAX_UNRECORDED)
         if not ending.is_live and ending.status != "interrupted":
             _refuse_beyond(after, ending.event_count)
             after = min(after, ending.event_count)
-            if 0 < after < ending.event_count - 1 and not is_recorded:
+            if 0 < after < ending.event_count - 1 and not last:
                 raise EventsGone
         return self._follow(turn_id, session_id), after
 
@@ -229,13 +233,13 @@ class Desk:
 
 def _find_told(
     db: lanes.Database, *, session_id: UUID, owner_id: Any, turn_id: UUID
-) -> tuple[Ending, bool]:
-    """How one's own turn stands, and whether anything is recorded of it."""
+) -> tuple[Ending, int]:
+    """How one's own turn stands, and the number of the last event that is recorded of it."""
     find_turn(db, session_id=session_id, owner_id=owner_id, turn_id=turn_id)
     ending = find_ending(db, turn_id=turn_id)
     if ending is None:
         raise StoreError  # it went between two reads
-    return ending, has_records(db, turn_id=turn_id)
+    return ending, last_recorded(db, turn_id=turn_id)
 
 
 def _refuse_beyond(after: int, last: int) -> None:
