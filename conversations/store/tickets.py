@@ -14,7 +14,6 @@ from typing import Any, Final, Literal
 from uuid import UUID
 
 from conversations.errors import LeaseLost, QueueFull, ThreadClosed, ThreadNotFound
-from conversations.ids import new_id
 from conversations.items import Memory, Row
 from conversations.lanes import Database, from_moment, from_uuid, to_moment, to_uuid
 from conversations.store.closing import LockedSession, interrupt, lock_session, row_of
@@ -66,39 +65,43 @@ def submit(
     holder: Holder,
     session_id: UUID,
     owner_id: Any,
+    turn_id: UUID,
     text: str,
     idempotency_key: str | None,
     now: datetime,
     max_queued: int,
     with_memory: bool = True,
-    answered_as: UUID | None = None,
+    is_in_doubt: bool = False,
+    is_answered: bool = False,
 ) -> Ticket | Repeat:
     """Take a ticket, which acknowledges the message, and start at once where nobody is ahead.
 
-    A key that was used for the same text gets the turn it began, not a second one. What was
-    answered without the store is taken once, under the id it was answered as, also where the
-    conversation takes no more messages. Raises ThreadNotFound for a session that is missing or
-    another's, ThreadClosed, QueueFull, IdempotencyConflict.
+    A key that was used for the same text gets the turn it began, not a second one. In doubt, the
+    ticket may have been taken already although its process did not hear of it: then it is that one.
+    What was answered without the store is taken also where the conversation takes no more messages.
+    Raises ThreadNotFound for a session that is missing or another's, ThreadClosed, QueueFull,
+    IdempotencyConflict.
     """
     session = lock_session(db, session_id=session_id, owner_id=owner_id)
     if session is None:
         raise ThreadNotFound
+    if is_in_doubt:
+        taken = _hear_again(db, session, turn_id=turn_id, holder=holder, with_memory=with_memory)
+        if taken is not None:
+            return taken
     if idempotency_key is not None:
         repeat = find_repeat(db, session_id=session_id, key=idempotency_key, text=text, now=now)
         if repeat is not None:
             return repeat
-    if answered_as is not None and _is_taken(db, answered_as):
-        return Repeat(answered_as, session_id, 0)
-    if session.status != "active" and answered_as is None:
+    if session.status != "active" and not is_answered:
         raise ThreadClosed
     number = session.last_turn_number + 1
     line = _clear_way(db, session, before=number, holder=holder, now=now)
     ahead = line.alive + len(line.orphans)
-    if ahead > max_queued and answered_as is None:
+    if ahead > max_queued and not is_answered:
         raise QueueFull
     if line.has_changed:
         session = lock_session(db, session_id=session_id) or session
-    turn_id = answered_as or new_id()
     lease = Lease(session_id, turn_id, session.fence + 1)
     user_row = row_of(text)
     moment = from_moment(now, is_sqlite=db.is_sqlite)
@@ -256,9 +259,29 @@ def recover(
     return _adopt(db, session, line.orphans, holder=holder) if adopts else []
 
 
-def _is_taken(db: Database, turn_id: UUID) -> bool:
-    key = from_uuid(turn_id, is_sqlite=db.is_sqlite)
-    return db.one(f"SELECT 1 FROM {TURN} WHERE id = %s", (key,)) is not None
+def _hear_again(
+    db: Database, session: LockedSession, *, turn_id: UUID, holder: Holder, with_memory: bool
+) -> Ticket | Repeat | None:
+    """The ticket of that turn, if it was taken: as it stands if it is still this process's own."""
+    row = db.one(
+        f"SELECT number, status, lease_owner, fence, user_message_id FROM {TURN} WHERE id = %s",
+        (from_uuid(turn_id, is_sqlite=db.is_sqlite),),
+    )
+    if row is None:
+        return None
+    number, status, owner, fence, user_message_id = row
+    session_id = to_uuid(session.id)
+    if owner == holder.process and status == "queued":
+        ahead = count_ahead(db, turn_id=turn_id)
+        return Ticket(turn_id, session_id, number, ahead, None)
+    if owner == holder.process and status == "running" and fence == session.fence:
+        window = load_window(db, session_id=session_id) if with_memory else None
+        lease = Lease(session_id, turn_id, fence)
+        name = session.agent_session_id
+        return Ticket(
+            turn_id, session_id, number, 0, Started(lease, name, to_uuid(user_message_id), window)
+        )
+    return Repeat(turn_id, session_id, number)
 
 
 @dataclass(frozen=True, slots=True)

@@ -10,6 +10,7 @@ from django.utils import timezone
 
 from conversations import lanes
 from conversations.events import ContentDelta, TurnRunning, encode_events
+from conversations.ids import new_id
 from conversations.models import ChatTurn, RecordedEvents
 from conversations.store import records, tickets
 from conversations.store.leases import Holder
@@ -30,6 +31,7 @@ def speak(
             holder=Holder(process, LEASE),
             session_id=session.id,
             owner_id=session.owner_id,
+            turn_id=new_id(),
             text=text,
             idempotency_key=None,
             now=now or timezone.now(),

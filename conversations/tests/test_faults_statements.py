@@ -46,11 +46,6 @@ MOST = 200
 LEASE = 1.0
 LIVE = {"queued", "running"}
 
-said_twice = pytest.mark.xfail(
-    reason="a ticket whose commit was done unheard is taken once more: the message is stored twice",
-    strict=True,
-)
-
 Story = Callable[[Any, Callable[[], None]], Awaitable[list[LiveTurn]]]
 """Says something in a session, calling back when from now on statements may fail."""
 
@@ -131,7 +126,7 @@ async def test_from_whichever_statement_on_all_fail_the_turn_closes_once_and_the
 
 
 @pytest.mark.parametrize("story", STORIES)
-@pytest.mark.parametrize("kind", [*kinds(), pytest.param(COMMITTED, marks=said_twice)])
+@pytest.mark.parametrize("kind", [*kinds(), COMMITTED])
 @pytest.mark.usefixtures("_watch")
 async def test_whichever_commit_fails_the_turn_closes_once_and_the_log_is_whole(
     user, fault, story, kind

@@ -64,6 +64,7 @@ async def submit(session: Any, text: str = "Hello", **changes: Any) -> Any:
         "holder": holder(**taker, now=now),
         "session_id": session.id,
         "owner_id": session.owner_id,
+        "turn_id": new_id(),
         "text": text,
         "idempotency_key": None,
         "now": now,

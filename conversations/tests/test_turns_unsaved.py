@@ -30,6 +30,7 @@ from conversations.events import (
     TurnQueued,
     TurnRunning,
 )
+from conversations.ids import new_id
 from conversations.models import ChatSession, ChatTurn
 from conversations.store.stops import Stop
 from conversations.tests import scripted
@@ -414,7 +415,12 @@ async def test_a_message_that_waits_while_the_store_goes_away_is_told_in_time(
 
 async def test_its_session_is_one_of_the_sdks(session):
     turn = build_unsaved_turn(
-        session_id=session.id, owner_id=1, text="Hi", line=[], unsaved=Unsaved(None)
+        turn_id=new_id(),
+        session_id=session.id,
+        owner_id=1,
+        text="Hi",
+        line=[],
+        unsaved=Unsaved(None),
     )
     memory = UnsavedSession(turn, Unsaved(None))
     assert isinstance(memory, AgentSession)

@@ -12,6 +12,7 @@ from django.utils import timezone
 
 from conversations import lanes
 from conversations.events import ContentDelta, ToolCalled, TurnEvent, TurnRunning, encode_events
+from conversations.ids import new_id
 from conversations.models import ChatMessage, ChatSession, ChatTurn
 from conversations.store import records, tickets
 from conversations.store.leases import Holder
@@ -126,6 +127,7 @@ async def abandon(session: Any, text: str, *, recorded: str = "", key: str | Non
             holder=Holder("gone", 0),
             session_id=session.id,
             owner_id=session.owner_id,
+            turn_id=new_id(),
             text=text,
             idempotency_key=key,
             now=timezone.now(),

@@ -21,11 +21,11 @@ from conversations.errors import (
     QueueFull,
     StoreBusy,
     StoreError,
-    TurnInterrupted,
 )
+from conversations.ids import new_id
 from conversations.items import Memory
 from conversations.processes import steady_milliseconds
-from conversations.store import closing, tickets
+from conversations.store import tickets
 from conversations.store.leases import Holder
 from conversations.store.repeats import Repeat
 from conversations.store.tickets import Ticket
@@ -85,14 +85,18 @@ class Admission:
         if again is not None:
             return again
         if said.verify is not None:  # whose conversation it is cannot be looked up
-            return self._begin_unsaved(said, None)
-        holder, before = self._holder(), steady_milliseconds()
+            return self._begin_unsaved(said, None, new_id())
+        holder, before, turn_id = self._holder(), steady_milliseconds(), new_id()
         try:
-            ticket = await self._submit(said)
+            ticket = await self._submit(said, turn_id)
         except StoreError as error:
             logger.warning("a message is answered without the store: %s", type(error).__name__)
             found = await _peek(said)
-            return found if isinstance(found, Repeat) else self._begin_unsaved(said, found)
+            if isinstance(found, Repeat) and found.turn_id != turn_id:
+                return found
+            # Of the same id: the ticket may have been taken although nobody heard of it.
+            window = found if isinstance(found, Memory) else None
+            return self._begin_unsaved(said, window, turn_id)
         if isinstance(ticket, Repeat):
             return ticket
         turn = LiveTurn(ticket, owner_id=said.owner_id, text=said.text)
@@ -116,7 +120,7 @@ class Admission:
         try:
             if unsaved.verify is not None:
                 await unsaved.verify()
-            ticket = await self._submit(said, answered_as=told.id)
+            ticket = await self._submit(said, told.id, is_answered=True)
         except StoreError:
             raise
         except Exception:
@@ -131,37 +135,27 @@ class Admission:
         late.run.turn = turn
         self._begin(turn, late)
 
-    async def _submit(self, said: Said, *, answered_as: UUID | None = None) -> Ticket | Repeat:
+    async def _submit(
+        self, said: Said, turn_id: UUID, *, is_answered: bool = False
+    ) -> Ticket | Repeat:
         submit = partial(
             tickets.submit,
             holder=self._holder(),
             session_id=said.session_id,
             owner_id=said.owner_id,
+            turn_id=turn_id,
             text=said.text,
             idempotency_key=said.idempotency_key,
             now=timezone.now(),
             max_queued=get_conf().chat_max_queued_turns,
-            answered_as=answered_as,
+            is_answered=is_answered,
+            is_in_doubt=is_answered,
         )
-        ticket: Ticket | Repeat = await take(submit, session_id=said.session_id, late=self._give_up)
+        again = partial(submit, is_in_doubt=True)
+        ticket: Ticket | Repeat = await take(submit, session_id=said.session_id, again=again)
         return ticket
 
-    def _give_up(self, ticket: Ticket | Repeat) -> None:
-        """A ticket that was stored when its message had been answered without it."""
-        if isinstance(ticket, Repeat):
-            return
-        give_up = partial(
-            closing.give_up,
-            turn_id=ticket.turn_id,
-            process=self._holder().process,
-            status="interrupted",
-            error_code=TurnInterrupted.code,
-            now=timezone.now(),
-        )
-        self._heartbeat.close_later(ticket.turn_id, StoreBusy(), lambda: lanes.write(give_up))
-        self._heartbeat.begin()
-
-    def _begin_unsaved(self, said: Said, window: Memory | None) -> LiveTurn:
+    def _begin_unsaved(self, said: Said, window: Memory | None, turn_id: UUID) -> LiveTurn:
         """Raises QueueFull."""
         line = self._lines.of(session_id=said.session_id, owner_id=said.owner_id)
         if len(line) > get_conf().chat_max_queued_turns:
@@ -171,6 +165,7 @@ class Admission:
             window = Memory([*window.items, *items], window.unreadable)
         return self._begin(
             build_unsaved_turn(
+                turn_id=turn_id,
                 session_id=said.session_id,
                 owner_id=said.owner_id,
                 text=said.text,

@@ -131,7 +131,7 @@ class Heartbeat:
         return not failures
 
     async def _renew(self) -> None:
-        mine = [turn for turn in self._turns.values() if turn.unsaved is None]
+        mine = list(self._turns.values())
         turn_ids = {turn.id for turn in mine} | self._unclosed.keys()
         if not turn_ids:
             return
@@ -140,7 +140,7 @@ class Heartbeat:
         for turn in mine:
             if turn.id in kept:
                 turn.held_until = before + holder.lease_milliseconds
-            else:
+            elif turn.unsaved is None:
                 turn.stop("lost")  # does nothing to a turn that is settling
 
     async def _look_after_abandoned(self) -> None:

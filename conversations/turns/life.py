@@ -96,8 +96,8 @@ class Life:
 
         A turn the store could not take waits for those of this process only.
         """
-        await self._lines.until_first(turn)
         if turn.unsaved is not None:
+            await self._lines.until_free(turn)
             return None
         with lanes.subscribe(str(turn.session_id)) as word:
             return await self._wait_for_others(turn, word)

@@ -5,6 +5,7 @@ Order between processes is the store's; a turn that leaves wakes exactly the nex
 
 from __future__ import annotations
 
+import asyncio
 from bisect import insort
 from typing import Any
 from uuid import UUID
@@ -42,6 +43,17 @@ class Lines:
         while line[0] is not turn:
             turn.is_next.clear()
             await turn.is_next.wait()
+
+    async def until_free(self, turn: LiveTurn) -> None:
+        """Wait until no older turn of its conversation is answered here, or will be without the
+        store: those that wait for it may wait long."""
+        while True:
+            line = self._lines[_key(turn)]
+            ahead = [one for one in line[: line.index(turn)] if not one.waits_for_store]
+            tasks = [one.task for one in ahead if one.task is not None]
+            if not tasks:
+                return
+            await asyncio.wait(tasks, return_when=asyncio.FIRST_COMPLETED)
 
 
 def _key(turn: LiveTurn) -> Key:

@@ -85,6 +85,11 @@ class LiveTurn:
         return not any(isinstance(event, TurnRunning) for event in self.events[:2])
 
     @property
+    def waits_for_store(self) -> bool:
+        """Whether only the store can say when it may begin."""
+        return self.unsaved is None and self.is_waiting
+
+    @property
     def status(self) -> str:
         """What its closing event said."""
         last = self.events[-1] if self.events else None

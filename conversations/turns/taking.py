@@ -18,26 +18,27 @@ logger = logging.getLogger(__name__)
 
 
 async def take(
-    job: Callable[..., Any], *, session_id: UUID, late: Callable[[Any], object] | None = None
+    job: Callable[..., Any], *, session_id: UUID, again: Callable[..., Any] | None = None
 ) -> Any:
     """What `tickets.submit` or `tickets.start` gives.
 
     Where something of the conversation is damaged, its counters are mended and the job is done once
-    more; if need be without the memory. Raises StoreError when it cannot be done now. Should it
-    come to be stored after that, `late` is told.
+    `again`; if need be without the memory. Raises StoreError when it cannot be done now. Then
+    nobody knows for sure that it was not: whoever tries later takes that into account.
     """
+    again = again or job
     try:
-        return await lanes.write(job, late=late)
+        return await lanes.write(job)
     except (StoreBusy, StoreReadOnly):
         raise
     except (StoreError, IntegrityError) as error:
         logger.warning("session %s is damaged: %s", session_id, type(error).__name__)
     try:
         if await lanes.write(partial(mend_counters, session_id=session_id)):
-            return await lanes.write(job, late=late)
+            return await lanes.write(again)
     except (StoreError, IntegrityError) as error:
         logger.warning("session %s is still damaged: %s", session_id, type(error).__name__)
     try:
-        return await lanes.write(partial(job, with_memory=False), late=late)
+        return await lanes.write(partial(again, with_memory=False))
     except IntegrityError as error:
         raise StoreDamaged from error

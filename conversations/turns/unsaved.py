@@ -11,7 +11,7 @@ from typing import TYPE_CHECKING, Any, cast
 
 from conversations.agents_session import AgentSession
 from conversations.events import CONTEXT_UNAVAILABLE, NOT_SAVED
-from conversations.ids import agent_session_id, new_id
+from conversations.ids import agent_session_id
 from conversations.items import Memory
 from conversations.store.tickets import Ticket
 from conversations.turns.live import LiveTurn, Unsaved
@@ -24,12 +24,18 @@ if TYPE_CHECKING:
 
 
 def build_unsaved_turn(
-    *, session_id: UUID, owner_id: Any, text: str, line: list[LiveTurn], unsaved: Unsaved
+    *,
+    turn_id: UUID,
+    session_id: UUID,
+    owner_id: Any,
+    text: str,
+    line: list[LiveTurn],
+    unsaved: Unsaved,
 ) -> LiveTurn:
-    """A turn without a ticket in the store, behind those of `line`."""
+    """A turn without a ticket in the store, behind those of `line` that do not wait for it."""
     number = line[-1].ticket.number if line else 0
-    ahead = sum(not turn.closed for turn in line)
-    ticket = Ticket(new_id(), session_id, number, ahead, None)
+    ahead = sum(not turn.closed and not turn.waits_for_store for turn in line)
+    ticket = Ticket(turn_id, session_id, number, ahead, None)
     return LiveTurn(ticket, owner_id=owner_id, text=text, unsaved=unsaved)
 
 
