@@ -212,7 +212,9 @@ async def test_in_the_middle_of_an_answer_the_turn_closes_once_and_the_log_is_wh
     closing = hearing.closing
     assert hearing.said == f"2{tag} before, after"[: len(hearing.said)]
     after = await until_well(client, server, thread_id, tag)
-    assert after.said.startswith(f"I remember: 1{tag} 2{tag}")
+    # Whether one that "could not be saved" is remembered later: test_faults_ending.
+    is_saved = closing["status"] == "completed" and not hearing.warnings
+    assert after.said.startswith(f"I remember: 1{tag}" + f" 2{tag}" * is_saved)
 
     async def has_ended() -> bool:
         turn = await client.turn(server.port, thread_id, stream.turn_id)
@@ -222,7 +224,7 @@ async def test_in_the_middle_of_an_answer_the_turn_closes_once_and_the_log_is_wh
     found = told(await transcript(client, server.port, thread_id))
     assert found[:3] == [("user", f"say 1{tag}"), ("assistant", f"1{tag} done"), ("user", text)]
     answers = [answer for _, answer in found[3:]]
-    if closing["status"] == "completed" and not hearing.warnings:
+    if is_saved:
         assert answers == [hearing.said]
     else:
         assert answers in ([], [hearing.said], [f"2{tag} before, …"], [hearing.said + "…"])
