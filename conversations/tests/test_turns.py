@@ -21,6 +21,7 @@ from conversations.errors import (
     QueueFull,
     ShuttingDown,
     StoreBusy,
+    StoreDamaged,
     ThreadClosed,
     ThreadNotFound,
 )
@@ -817,7 +818,7 @@ async def test_an_answer_the_memory_does_not_take_is_shown_and_told_of(
     settings.CHAT_STORE_BUDGET_SECONDS = 0.2
     script(Say("Hello you!"))
     with monkeypatch.context() as away:
-        refuse(away, store_log, "append_for_turn", StoreBusy())
+        refuse(away, store_log, "append_for_turn", StoreDamaged())
         events = await ask(session)
     assert warnings(events) == [NOT_SAVED]
     assert isinstance(events[-1], TurnCompleted)

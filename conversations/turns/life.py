@@ -10,6 +10,7 @@ from functools import partial
 from typing import Any, Final
 from uuid import UUID
 
+from django.db import IntegrityError
 from django.utils import timezone
 
 from conversations import lanes
@@ -17,6 +18,8 @@ from conversations.conf import get_conf
 from conversations.errors import (
     ConversationsError,
     LeaseLost,
+    StoreBusy,
+    StoreDamaged,
     StoreError,
     TurnError,
     TurnInterrupted,
@@ -240,15 +243,23 @@ class Life:
         *,
         patient: bool = True,
     ) -> UUID | None:
-        """The answer's id, once all is stored; tries again while the store's budget lasts."""
+        """The answer's id, once all is stored; tries again while the store's budget lasts.
+
+        Raises StoreError when it cannot be stored now. What cannot be stored for damage closes the
+        turn without the model's memory of it: people see it, and the line goes on.
+        """
         loop, now = asyncio.get_running_loop(), timezone.now()
         deadline = loop.time() + get_conf().chat_store_budget_seconds if patient else 0
+        is_damaged = False
         finish = partial(finishing.finish, lease=started.lease, now=now)
         while True:
             batch = run.unsaved()
             result = run.result(status, error, batch)
             try:
                 answer_id = await lanes.write(partial(finish, result=result, batch=batch))
+            except (StoreDamaged, IntegrityError):
+                is_damaged = True
+                break
             except StoreError:
                 if loop.time() > deadline:
                     break
@@ -257,8 +268,9 @@ class Life:
                     run.session.saved(batch)
                 return answer_id
             await asyncio.sleep(FINISH_PAUSE_SECONDS)
-        # One after the other: better a closed turn without its last words than an open one.
-        await run.save()
+        await run.save()  # what was said, by itself: others may close the turn before us
+        if run.unsaved() is not None and not is_damaged:
+            raise StoreBusy
         return await lanes.write(partial(finish, result=run.result(status, error)))
 
     async def _give_up_in_order(self, turn: LiveTurn) -> None:
