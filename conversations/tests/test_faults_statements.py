@@ -135,6 +135,39 @@ async def test_whichever_commit_fails_the_turn_closes_once_and_the_log_is_whole(
     await for_every_k(user, fault, story, kind, in_commits=True)
 
 
+@pytest.mark.xfail(
+    reason="a beat whose renewal failed still looks for abandoned turns, and finds its own",
+    strict=True,
+)
+@pytest.mark.usefixtures("_watch")
+async def test_an_answer_is_saved_by_its_own_process_although_the_store_was_away_for_a_lease(
+    session, script, fault, monkeypatch
+):
+    """The store is back between the two halves of a beat."""
+    gate = asyncio.Event()
+    script(Say("a b", gate=gate))
+    turn = await say(session, "Hello")
+    await until_said(turn, "a ")
+    fault.arm(kinds()[-1], at=1, lasts=True)
+    gate.set()
+    assert NOT_SAVED in warnings(await told(turn))
+    heartbeat, loop = desk()._heartbeat, asyncio.get_running_loop()
+    look, has_run_out = heartbeat._look_after_abandoned, loop.time() + LEASE
+    loop.call_later(3 * LEASE, fault.disarm)  # where nobody looks meanwhile
+
+    async def look_once_it_is_back() -> None:
+        if loop.time() > has_run_out:
+            fault.disarm()
+        await look()
+
+    monkeypatch.setattr(heartbeat, "_look_after_abandoned", look_once_it_is_back)
+    await until(partial(is_quiet, session))
+    assert [(one.role, one.text) for one in await log(session) if one.shown] == [
+        ("user", "Hello"),
+        ("assistant", "a b"),
+    ]
+
+
 async def for_every_k(user: Any, fault: Fault, story: Story, kind: str, **how: bool) -> None:
     """Until a turn passes in which nothing failed."""
     endings: Counter[str] = Counter()
@@ -147,8 +180,11 @@ async def for_every_k(user: Any, fault: Fault, story: Story, kind: str, **how: b
         was_hit = fault.disarm()
         try:
             await until(partial(is_quiet, session))
+            # Where it took longer than a lease, others may have closed what was not saved in time.
+            took_long = any(getattr(heard[-1], "code", "") == "interrupted" for heard in events)
+            is_sure = kind != COMMITTED and not took_long
             for turn, heard in zip(said, events, strict=True):
-                endings[await assert_kept(session, turn, heard, is_sure=kind != COMMITTED)] += 1
+                endings[await assert_kept(session, turn, heard, is_sure=is_sure)] += 1
             await assert_goes_on(session)
         except BaseException as error:
             error.add_note(f"k = {k}, {kind}, {how}: {fault.hit[:3]}")
