@@ -32,7 +32,7 @@ check: lint types ## all that must pass before a change is merged
 	@$(PY) -m chatsite.env
 	@diff -u $(VENV)/docs/settings.md docs/settings.md
 	@diff -u $(VENV)/docs/.env.example .env.example
-	TEST_DATABASE_URL= $(PY) -m pytest --cov --cov-fail-under=95
+	TEST_DATABASE_URL= $(PY) -m pytest -m "" --cov --cov-fail-under=95
 	@$(MAKE) --no-print-directory postgresql
 
 lint: dev ## ruff: rules and formatting
@@ -48,8 +48,9 @@ bench: dev ## the benchmarks (minutes)
 	$(PY) -m benchmarks.recording
 	$(PY) -m benchmarks.handover
 
-faults: dev ## kill, pause, stop and crowd real servers on every engine here (a quarter of an hour)
+faults: dev ## break real servers, files and engines in every way, many times (a quarter of an hour)
 	$(PY) -m conversations.tests.faults
+	TEST_DATABASE_URL= $(PY) -m pytest -m long
 
 load: dev ## 300 conversations at once, alone and beside a writer
 	$(PY) -m conversations.tests.faults --only load --only load-beside-a-writer

@@ -36,7 +36,9 @@ def site(request: pytest.FixtureRequest) -> Iterator[Site]:
 
 
 @pytest.mark.parametrize("seconds_off", [HOUR, -HOUR], ids=["forward", "back"])
-@pytest.mark.parametrize("whose", ["the holder's", "the other's"])
+@pytest.mark.parametrize(
+    "whose", ["the holder's", pytest.param("the other's", marks=pytest.mark.long)]
+)
 async def test_a_clock_that_is_set_takes_no_turn_away_runs_none_twice_and_keeps_the_order(
     site, whose, seconds_off
 ):

@@ -35,7 +35,7 @@ NOTICED_WITHIN = 5.0
 GARBAGE = b"This is no database. " * 5
 
 
-@pytest.fixture(scope="module", params=["wal", "delete"])
+@pytest.fixture(scope="module", params=["wal", pytest.param("delete", marks=pytest.mark.long)])
 def site(request: pytest.FixtureRequest) -> Iterator[Site]:
     if request.param == "wal" and sqlite.journal_mode() != "wal":
         pytest.skip("WAL is not safe here")

@@ -104,11 +104,18 @@ async def failing(session: Any, begin: Callable[[], None]) -> list[LiveTurn]:
     return [await say(session, "Hello")]
 
 
-STORIES = [plain, with_tool, queued, stopped, failing]
+LONG = pytest.mark.long
+STORIES = [
+    plain,
+    pytest.param(with_tool, marks=LONG),
+    queued,
+    *[pytest.param(story, marks=LONG) for story in (stopped, failing)],
+]
+FEW_KINDS = [kinds()[0], *[pytest.param(kind, marks=LONG) for kind in kinds()[1:]]]
 
 
 @pytest.mark.parametrize("story", STORIES)
-@pytest.mark.parametrize("kind", kinds())
+@pytest.mark.parametrize("kind", FEW_KINDS)
 @pytest.mark.usefixtures("_watch")
 async def test_whichever_statement_fails_the_turn_closes_once_and_the_log_is_whole(
     user, fault, story, kind
@@ -117,7 +124,7 @@ async def test_whichever_statement_fails_the_turn_closes_once_and_the_log_is_who
 
 
 @pytest.mark.parametrize("story", STORIES)
-@pytest.mark.parametrize("kind", kinds()[-1:])
+@pytest.mark.parametrize("kind", [pytest.param(kinds()[-1], marks=LONG)])
 @pytest.mark.usefixtures("_watch")
 async def test_from_whichever_statement_on_all_fail_the_turn_closes_once_and_the_log_is_whole(
     user, fault, story, kind
@@ -126,7 +133,7 @@ async def test_from_whichever_statement_on_all_fail_the_turn_closes_once_and_the
 
 
 @pytest.mark.parametrize("story", STORIES)
-@pytest.mark.parametrize("kind", [*kinds(), COMMITTED])
+@pytest.mark.parametrize("kind", [*FEW_KINDS, COMMITTED])
 @pytest.mark.usefixtures("_watch")
 async def test_whichever_commit_fails_the_turn_closes_once_and_the_log_is_whole(
     user, fault, story, kind
@@ -135,10 +142,6 @@ async def test_whichever_commit_fails_the_turn_closes_once_and_the_log_is_whole(
     await for_every_k(user, fault, story, kind, in_commits=True)
 
 
-@pytest.mark.xfail(
-    reason="a beat whose renewal failed still looks for abandoned turns, and finds its own",
-    strict=True,
-)
 @pytest.mark.usefixtures("_watch")
 async def test_an_answer_is_saved_by_its_own_process_although_the_store_was_away_for_a_lease(
     session, script, fault, monkeypatch

@@ -33,7 +33,7 @@ pytestmark = [
 ]
 
 
-@pytest.fixture(scope="module", params=["wal", "delete"])
+@pytest.fixture(scope="module", params=["wal", pytest.param("delete", marks=pytest.mark.long)])
 def site(request: pytest.FixtureRequest) -> Iterator[Site]:
     if request.param == "wal" and sqlite.journal_mode() != "wal":
         pytest.skip("WAL is not safe here")

@@ -161,6 +161,8 @@ class Desk:
             followed.hang_up()
         await self._stop(list(self._turns.values()), "shutdown")
         await self._heartbeat.close_now()
+        if late := self._tasks():  # each only stores what was answered, behind those before it
+            await asyncio.wait(late, timeout=get_conf().chat_store_budget_seconds)
         await self._stop(list(self._turns.values()), "shutdown")
         self._heartbeat.end()
 

@@ -123,7 +123,8 @@ class Heartbeat:
         work += [self._renew()] if renew else []
         work += [self._close(turn_id) for turn_id in self._unclosed]
         outcomes = await asyncio.gather(*work, return_exceptions=True)
-        if renew:  # only then: what is ours and late is not abandoned
+        if renew and not any(isinstance(outcome, Exception) for outcome in outcomes):
+            # Only then: what is ours and late is not abandoned.
             outcomes += await asyncio.gather(self._look_after_abandoned(), return_exceptions=True)
         failures = [outcome for outcome in outcomes if isinstance(outcome, Exception)]
         if failures:

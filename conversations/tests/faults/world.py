@@ -135,10 +135,17 @@ class World:
         stored = [s for s in self.sendings if s.text in found.user_row or not is_unsaved(s)]
         late = [s for s in stored if is_unsaved(s)]
         evidence = Evidence(stored, found.rows, found.journal, found.lease_seconds)
+        # They ran before they were stored: what they remembered, they remembered then.
+        names = {
+            f"turn {turn['number']} of thread {turn['session_id']}"
+            for sending in late
+            if (turn := evidence.turn_of(sending.text)) is not None
+        }
         violations = [
             violation
             for violation in find_violations(evidence)
-            if not (late and " ran after turn " in violation)  # it ran before it was stored
+            if not (late and " ran after turn " in violation)
+            and violation.removesuffix(" did not remember all") not in names
         ]
         answers = {row["id"]: row["text"] for row in found.rows["messages"]}
         for sending in late:
