@@ -310,7 +310,11 @@ def _memory_was_whole(evidence: Evidence) -> Iterator[str]:
         said: list[tuple[str, bool]] = []
         for turn in turns:
             text = answers.get(str(turn["user_message_id"]), "")
-            if text.startswith("memory ") and turn["status"] == "completed":
+            sending = evidence.texts.get(text)
+            was_late = (
+                sending is not None and sending.was_told_unsaved
+            )  # it ran before it was stored
+            if text.startswith("memory ") and turn["status"] == "completed" and not was_late:
                 answer = answers.get(str(turn["answer_message_id"]), "")
                 remembered = answer.removeprefix("I remember:").split()
                 if not _is_remembrance(remembered, said):
