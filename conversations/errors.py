@@ -133,6 +133,10 @@ class StoreMissing(StoreError):
     """The conversation store is missing."""
 
 
+class StoreSilent(StoreBusy):
+    """The conversation store has not answered in time."""
+
+
 class StoreReadOnly(StoreError):
     """The conversation store cannot be written right now."""
 

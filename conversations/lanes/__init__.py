@@ -22,14 +22,15 @@ import os
 import sys
 import threading
 import time
-from collections.abc import Callable
+from collections.abc import Awaitable, Callable
+from functools import partial
 from typing import Any, Final, ParamSpec, TypeVar, cast
 
 from asgiref.sync import AsyncToSync, sync_to_async
 from django.db import connection, connections
 
 from conversations.conf import get_conf
-from conversations.errors import StoreBusy, TransactionOpen
+from conversations.errors import StoreBusy, StoreSilent, TransactionOpen
 from conversations.lanes import news
 from conversations.lanes.database import (
     Database,
@@ -54,6 +55,7 @@ PATIENT_CALLERS: Final = 2
 PATIENT_SECONDS: Final = 15.0
 POSTGRESQL_THREADS: Final = 8
 GRACE_SECONDS: Final = 0.25  # an engine that is only busy says so itself, a little after the budget
+OVERSLEPT_SECONDS: Final = 0.1
 END_SECONDS: Final = 10
 LOOK_AGAIN_SECONDS: Final = 1
 
@@ -149,6 +151,23 @@ def _forget_after_fork() -> None:
 os.register_at_fork(after_in_child=_forget_after_fork)
 
 
+async def _once_more_if_paused(attempt: Callable[[], Awaitable[T]]) -> T:
+    """A store that was busy for longer than it is waited for: it was this process that slept.
+
+    What was busy is undone, so it may be asked again; what is silent may yet be done.
+    """
+    begun = time.monotonic()
+    try:
+        return await attempt()
+    except StoreSilent:
+        raise
+    except StoreBusy:
+        waited = time.monotonic() - begun
+        if waited <= get_conf().chat_store_budget_seconds + GRACE_SECONDS + OVERSLEPT_SECONDS:
+            raise
+    return await attempt()
+
+
 async def read(job: Job[T]) -> T:
     """Run a reading job, which may run twice.
 
@@ -156,6 +175,10 @@ async def read(job: Job[T]) -> T:
     (`CHAT_STORE_BUDGET_SECONDS`).
     """
     await _refuse_open_transaction()
+    return await _once_more_if_paused(partial(_read, job))
+
+
+async def _read(job: Job[T]) -> T:
     deadline = _deadline()
     inline = await _find_inline(deadline)
     if inline is not None:
@@ -178,6 +201,10 @@ async def write(job: Job[T], *, late: Callable[[T], object] | None = None) -> T:
     come to its commit is undone.
     """
     await _refuse_open_transaction()
+    return await _once_more_if_paused(partial(_write, job, late))
+
+
+async def _write(job: Job[T], late: Callable[[T], object] | None) -> T:
     deadline = _deadline()
     if await _find_inline(deadline) is None:
         return cast(T, await _settled(_queued("write", job, deadline), late))
@@ -280,9 +307,13 @@ async def _settled(task: Task, late: Callable[[Any], object] | None = None) -> A
     cancelled: asyncio.CancelledError | None = None
     while not future.done():
         left = task.deadline + GRACE_SECONDS - time.monotonic()
+        if left < -OVERSLEPT_SECONDS:
+            # This process was paused, not the store: its threads wake up, too, and will know.
+            task.deadline = _deadline()
+            continue
         if left <= 0:
             task.give_up(late)
-            raise cancelled or StoreBusy()
+            raise cancelled or StoreSilent()
         try:
             await asyncio.wait([future], timeout=left)
         except asyncio.CancelledError as error:

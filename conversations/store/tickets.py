@@ -171,17 +171,24 @@ def peek(
     *,
     session_id: UUID,
     owner_id: Any,
+    turn_id: UUID,
     text: str,
     idempotency_key: str | None,
     now: datetime,
 ) -> Memory | Repeat:
     """What `submit` would find, where nothing can be written: the memory to answer with.
 
+    The turn itself where its ticket was taken, although its process did not hear of it.
+
     Raises ThreadNotFound, ThreadClosed, IdempotencyConflict, and whatever the engine raises.
     """
     session = lock_session(db, session_id=session_id, owner_id=owner_id, locks=False)
     if session is None:
         raise ThreadNotFound
+    key = from_uuid(turn_id, is_sqlite=db.is_sqlite)
+    taken = db.one(f"SELECT number FROM {TURN} WHERE id = %s", (key,))
+    if taken is not None:
+        return Repeat(turn_id, session_id, taken[0])
     if idempotency_key is not None:
         repeat = find_repeat(
             db, session_id=session_id, key=idempotency_key, text=text, now=now, frees=False

@@ -110,7 +110,7 @@ async def test_what_waits_behind_a_thread_that_is_stuck_is_never_begun(stuck):
     many = [lanes.write(job) for _ in range(lanes.POSTGRESQL_THREADS)]
     waiting = [lanes.write(lambda _, n=n: begun.append(n)) for n in "abc"]
     results = await in_time(asyncio.gather(*many, *waiting, return_exceptions=True))
-    assert {type(result) for result in results} == {StoreBusy}
+    assert all(isinstance(result, StoreBusy) for result in results)
     job.let_go()
     assert await lanes.write(insert("a")) == 1
     assert begun == []
@@ -309,7 +309,7 @@ async def test_a_server_that_hangs_is_told_within_the_budget_and_works_again_aft
         lanes.close()
     server.pause()
     for _ in range(2):
-        assert kinds(await everywhere()) == {StoreBusy}
+        assert all(issubclass(kind, StoreBusy) for kind in kinds(await everywhere()))
     assert isinstance(await in_time(lanes.write(insert("never"))), StoreBusy)
     server.resume()
     async with asyncio.timeout(10):  # a thread that connects is free when its time is over

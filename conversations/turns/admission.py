@@ -91,12 +91,16 @@ class Admission:
             ticket = await self._submit(said, turn_id)
         except StoreError as error:
             logger.warning("a message is answered without the store: %s", type(error).__name__)
-            found = await _peek(said)
-            if isinstance(found, Repeat) and found.turn_id != turn_id:
+            found = await _peek(said, turn_id)
+            if isinstance(found, Memory) or found is None:
+                # Of the same id: the ticket may come to be taken although nobody hears of it.
+                return self._begin_unsaved(said, found, turn_id)
+            if found.turn_id != turn_id:
                 return found
-            # Of the same id: the ticket may have been taken although nobody heard of it.
-            window = found if isinstance(found, Memory) else None
-            return self._begin_unsaved(said, window, turn_id)
+            try:  # it was taken
+                ticket = await self._submit(said, turn_id, is_in_doubt=True)
+            except StoreError:
+                return self._begin_unsaved(said, None, turn_id)
         if isinstance(ticket, Repeat):
             return ticket
         turn = LiveTurn(ticket, owner_id=said.owner_id, text=said.text)
@@ -136,7 +140,12 @@ class Admission:
         self._begin(turn, late)
 
     async def _submit(
-        self, said: Said, turn_id: UUID, *, is_answered: bool = False
+        self,
+        said: Said,
+        turn_id: UUID,
+        *,
+        is_answered: bool = False,
+        is_in_doubt: bool = False,
     ) -> Ticket | Repeat:
         submit = partial(
             tickets.submit,
@@ -149,7 +158,7 @@ class Admission:
             now=timezone.now(),
             max_queued=get_conf().chat_max_queued_turns,
             is_answered=is_answered,
-            is_in_doubt=is_answered,
+            is_in_doubt=is_in_doubt or is_answered,
         )
         again = partial(submit, is_in_doubt=True)
         ticket: Ticket | Repeat = await take(submit, session_id=said.session_id, again=again)
@@ -197,12 +206,13 @@ class Admission:
         ]
 
 
-async def _peek(said: Said) -> Memory | Repeat | None:
+async def _peek(said: Said, turn_id: UUID) -> Memory | Repeat | None:
     """What can be read where nothing can be written; None: not that either."""
     peek = partial(
         tickets.peek,
         session_id=said.session_id,
         owner_id=said.owner_id,
+        turn_id=turn_id,
         text=said.text,
         idempotency_key=said.idempotency_key,
         now=timezone.now(),

@@ -214,6 +214,9 @@ class Desk:
     def _adopt(self, orphans: list[Orphan]) -> None:
         """Answer what was said to processes that are gone."""
         for orphan in orphans:
+            turn_id = orphan.ticket.turn_id
+            if turn_id in self._turns or turn_id in self._admission.kept:
+                continue  # taken unheard, and answered here already: it is saved to that ticket
             logger.info("turn %s is adopted", orphan.ticket.turn_id)
             self._begin(LiveTurn(orphan.ticket, owner_id=orphan.owner_id, text=orphan.text))
 

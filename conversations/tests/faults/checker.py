@@ -291,7 +291,7 @@ def _tools_ran_once(evidence: Evidence) -> Iterator[str]:
         if line["fact"] == "tool" and line["text"] in evidence.texts
     )
     for text, count in notes.items():
-        if count > 1:
+        if count > 1 and not evidence.texts[text].was_told_unsaved:
             yield f"the tool of {text!r} ran {count} times"
     for sending in evidence.sendings:
         turn = evidence.turn_of(sending.text)
@@ -311,10 +311,9 @@ def _memory_was_whole(evidence: Evidence) -> Iterator[str]:
         for turn in turns:
             text = answers.get(str(turn["user_message_id"]), "")
             sending = evidence.texts.get(text)
-            was_late = (
-                sending is not None and sending.was_told_unsaved
-            )  # it ran before it was stored
-            if text.startswith("memory ") and turn["status"] == "completed" and not was_late:
+            # Told so: it had no context, or ran before what is stored before it.
+            was_warned = sending is not None and bool(sending.warnings)
+            if text.startswith("memory ") and turn["status"] == "completed" and not was_warned:
                 answer = answers.get(str(turn["answer_message_id"]), "")
                 remembered = answer.removeprefix("I remember:").split()
                 if not _is_remembrance(remembered, said):
