@@ -235,13 +235,13 @@ def _one_run_at_a_time(evidence: Evidence) -> Iterator[str]:
 
     What was answered without the store had nothing to be ordered by.
     """
-    times = Counter(run.text for run in evidence.runs)
+    times = Counter(run.text for run in evidence.runs if not is_sleepers(evidence, run))
     for text, count in times.items():
         if count > 1 and not evidence.texts[text].was_told_unsaved:
             yield f"{text!r} was given to the model {count} times"
     by_thread: dict[str, list[Run]] = defaultdict(list)
     for run in evidence.runs:
-        if not evidence.texts[run.text].was_told_unsaved:
+        if not (evidence.texts[run.text].was_told_unsaved or is_sleepers(evidence, run)):
             by_thread[evidence.texts[run.text].thread_id].append(run)
     for runs in by_thread.values():
         before, held_until, numbers = "", 0.0, [0]
@@ -260,6 +260,27 @@ def _one_run_at_a_time(evidence: Evidence) -> Iterator[str]:
             for number, later in pairwise(numbers)
             if later < number
         )
+
+
+def is_sleepers(evidence: Evidence, run: Run) -> bool:
+    """Whether a process that slept past a lease answered, without the store, what was another's.
+
+    It is not stored, and its sender hears the other one; see the limit in decision 0008.
+    """
+    turn = evidence.turn_of(run.text)
+    owner = str(turn.get("lease_owner", "")) if turn is not None else ""
+    if not owner or str(run.pid) in owner.split("."):
+        return False
+    attempts = evidence.texts[run.text].attempts
+    since = min((attempt.begun_at for attempt in attempts), default=run.begun_at)
+    return any(
+        fault.kind == "pause"
+        and fault.pid == run.pid
+        and since <= fault.ended_at
+        and fault.at <= run.begun_at
+        and fault.ended_at - fault.at >= HANDED_ON * evidence.lease_seconds
+        for fault in evidence.faults
+    )
 
 
 def _holds_until(evidence: Evidence, run: Run) -> float | None:
@@ -291,7 +312,8 @@ def _tools_ran_once(evidence: Evidence) -> Iterator[str]:
         if line["fact"] == "tool" and line["text"] in evidence.texts
     )
     for text, count in notes.items():
-        if count > 1 and not evidence.texts[text].was_told_unsaved:
+        slept = any(run.text == text and is_sleepers(evidence, run) for run in evidence.runs)
+        if count > 1 and not evidence.texts[text].was_told_unsaved and not slept:
             yield f"the tool of {text!r} ran {count} times"
     for sending in evidence.sendings:
         turn = evidence.turn_of(sending.text)

@@ -11,7 +11,7 @@ from dataclasses import dataclass, field
 from functools import partial
 from typing import Final
 
-from conversations.tests.faults.checker import Evidence, Fault, find_violations
+from conversations.tests.faults.checker import Evidence, Fault, find_violations, is_sleepers
 from conversations.tests.faults.client import Attempt, Client, Sending
 from conversations.tests.faults.report import Report, spread
 from conversations.tests.faults.runs import gather_evidence
@@ -173,6 +173,7 @@ def _counts(evidence: Evidence) -> dict[str, str]:
         "requests": str(attempts),
         "turns": " ".join(f"{status} {count}" for status, count in sorted(statuses.items())),
         "queued turns of dead processes": f"{unstarted} interrupted, {adopted} answered elsewhere",
+        "answered by a sleeper too": str(sum(is_sleepers(evidence, run) for run in evidence.runs)),
         "warned": str(sum(bool(sending.warnings) for sending in evidence.sendings)),
     }
 
