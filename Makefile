@@ -32,7 +32,7 @@ check: lint types ## all that must pass before a change is merged
 	@$(PY) -m chatsite.env
 	@diff -u $(VENV)/docs/settings.md docs/settings.md
 	@diff -u $(VENV)/docs/.env.example .env.example
-	TEST_DATABASE_URL= $(PY) -m pytest -m "" --cov --cov-fail-under=95
+	TEST_DATABASE_URL= $(PY) -m pytest --cov --cov-fail-under=95
 	@$(MAKE) --no-print-directory postgresql
 
 lint: dev ## ruff: rules and formatting
