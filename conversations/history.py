@@ -1,4 +1,7 @@
-"""What of a memory belongs together, and what a crash or a foreign writer left without its rest.
+"""What of a memory belongs together: what goes when it is too long, what lost its rest.
+
+A memory that is too long keeps its newest part, from where the user speaks and nothing before is
+answered or owned later, and the newest turn whatever its length.
 
 A model's provider refuses a conversation in which an output has no call, or reasoning has lost the
 item it led to, and goes on refusing it on every later turn. So these are not sent, and are set
@@ -32,6 +35,8 @@ OUTPUT_OF: Final = {
 _MESSAGES: Final = frozenset({"message", ""})  # a program says nothing
 _ANSWERS: Final = frozenset(OUTPUT_OF.values())
 _PAIRED_BY_ORDER: Final = "tool_search_output"  # where neither side has a call id
+_NAMED_OTHERWISE: Final = "local_shell_call_output"  # may name its call by the item's own id
+_SUMMARY: Final = "compaction"  # of all that was before it
 _STANDS_FOR_ANY: Final = "item_reference"  # an item the provider keeps, known by its id alone
 _NOT_THE_MODEL: Final = frozenset({"user", "system", "developer"})
 _FAKE_ID: Final = "__fake_id__"  # what the SDK puts where a provider gives no ids
@@ -50,6 +55,15 @@ class Header(NamedTuple):
     """The program that made it."""
     is_lost: bool = False
     """No item can be read from the row: what belongs to it is left without it."""
+    moment: Any = None
+    """When it was stored: the messages of one input share it."""
+
+
+class Window(NamedTuple):
+    """What a memory keeps: the rows from a position on, and the pinned ones before it."""
+
+    begins_at: int
+    pinned: frozenset[int] = frozenset()
 
 
 def header_of(position: int, item: Mapping[str, Any]) -> Header:
@@ -70,6 +84,100 @@ def header_of(position: int, item: Mapping[str, Any]) -> Header:
         program_id = _word(caller.get("caller_id"))
     own_id = "" if own_id == _FAKE_ID else own_id
     return Header(position, kind, _word(item.get("role")), own_id, pair_id, program_id)
+
+
+def find_window(headers: Sequence[Header], *, limit: int) -> Window:
+    """The longest valid end of a memory with at most `limit` rows, given all of them in order.
+
+    It begins with an input of the user's that nothing reaches across, and the newest turn is in it.
+    The last summary (`compaction`) stays, too, and counts. Where all that is more than `limit`,
+    the shortest valid end stays; where there is none, all of it.
+    """
+    if len(headers) <= limit or not headers:
+        return Window(headers[0].position if headers else 0)
+    summary = _last_summary(headers)
+    shortest = Window(headers[0].position)
+    for start in _starts(headers):
+        pinned = summary if summary.stop <= start else range(0)
+        shortest = Window(
+            headers[start].position, frozenset(headers[index].position for index in pinned)
+        )
+        if len(headers) - start + len(pinned) <= limit:
+            break
+    return shortest
+
+
+def _starts(headers: Sequence[Header]) -> list[int]:
+    """Where a memory may begin, oldest first: no later than with its newest turn."""
+    inputs = [
+        index
+        for index, header in enumerate(headers)
+        if _is_said(header)
+        and not (
+            index
+            and header.moment is not None
+            and header.moment == headers[index - 1].moment
+            and _is_said(headers[index - 1])
+        )
+    ]
+    reaches = _reaches(headers)
+    starts, farthest = [], len(headers)
+    following = len(headers)
+    for start in reversed(inputs):
+        farthest = min(farthest, *reaches[start:following])
+        following = start
+        if farthest >= start:
+            starts.append(start)
+    starts.reverse()
+    return starts
+
+
+def _reaches(headers: Sequence[Header]) -> list[int]:
+    """For each row the index of the earliest row that it cannot do without; its own, if none."""
+    answerable: dict[tuple[str, str], int] = {}
+    programs: dict[str, int] = {}
+    latest: dict[str, int] = {}  # by the kind of their answers, whatever their ids
+    searches: list[int] = []  # without a call id, not yet answered
+    first_reference: int | None = None
+    reaches = []
+    for index, header in enumerate(headers):
+        kind, pair_id = header.kind, header.pair_id
+        needs: list[int | None] = [index]
+        if header.program_id:
+            needs.append(programs.get(header.program_id, first_reference))
+        if kind == _PAIRED_BY_ORDER and not pair_id:
+            needs.append(searches.pop() if searches else first_reference)
+        elif kind in _ANSWERS:
+            needs.append(answerable.get((kind, pair_id), first_reference))
+            if kind == _NAMED_OTHERWISE and (kind, pair_id) not in answerable:
+                needs.append(latest.get(kind))
+        answer = OUTPUT_OF.get(kind)
+        if answer is not None:
+            answerable[answer, pair_id] = latest[answer] = index
+            if answer == _PAIRED_BY_ORDER and not pair_id:
+                searches.append(index)
+            if kind == "program":
+                programs[pair_id] = index
+        elif kind == _STANDS_FOR_ANY and first_reference is None:
+            first_reference = index
+        reaches.append(min(need for need in needs if need is not None))
+    return reaches
+
+
+def _last_summary(headers: Sequence[Header]) -> range:
+    """The indexes of the last summary and the reasoning that led to it."""
+    for last in range(len(headers) - 1, -1, -1):
+        if headers[last].kind == _SUMMARY:
+            first = last
+            while first and headers[first - 1].kind == "reasoning":
+                first -= 1
+            return range(first, last + 1)
+    return range(0)
+
+
+def _is_said(header: Header) -> bool:
+    """Whether a row is a message of the user's."""
+    return header.role == "user" and header.kind in _MESSAGES
 
 
 def is_whole(items: Iterable[Mapping[str, Any]]) -> bool:
@@ -125,7 +233,7 @@ def _without_cause(headers: Iterable[Header]) -> set[int]:
     is_all_there = True  # no reference before: every call would be seen
     has_lost_reasoning = False
     for header in headers:
-        position, kind, _, own_id, pair_id, program_id, is_lost = header
+        position, kind, _, own_id, pair_id, program_id, is_lost, _ = header
         if is_lost:
             has_lost_reasoning = kind == "reasoning"
             continue

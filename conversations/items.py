@@ -10,6 +10,7 @@ from uuid import UUID
 
 import jiter
 
+from conversations.history import header_of
 from conversations.ids import new_id, storable
 
 _PEOPLE: Final = {"user", "assistant"}
@@ -24,6 +25,7 @@ class Row:
     kind: str
     role: str = ""
     call_id: str = ""
+    caller_id: str = ""
     text: str = ""
     shown: bool = False
     agent_item: str | None = None
@@ -55,17 +57,19 @@ def encode_item(item: Any) -> str:
 
 def row_from_item(item: Mapping[str, Any]) -> Row:
     """The row that remembers `item`."""
-    role, kind, call_id = item.get("role"), item.get("type"), item.get("call_id")
+    role, kind = item.get("role"), item.get("type")
     role = _word(role, 20) if role else ""
     kind = _word(kind, 40) if kind else "message" if role else "unknown"
-    text = storable(message_text(item)) if kind == "message" and role in _PEOPLE else ""
+    if kind == "message":
+        text = storable(message_text(item)) if role in _PEOPLE else ""
+        return Row(kind, role, text=text, shown=bool(text), agent_item=encode_item(item))
+    header = header_of(0, item)
     return Row(
         kind,
         role,
-        _word(call_id, 200) if call_id else "",
-        text,
-        bool(text),
-        encode_item(item),
+        _word(header.pair_id, 200),
+        _word(header.program_id, 200),
+        agent_item=encode_item(item),
     )
 
 

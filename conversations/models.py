@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from datetime import datetime
-from typing import Any, Self
+from typing import Any, Final, Self
 
 from django.conf import settings
 from django.db import models
@@ -11,6 +11,9 @@ from django.db.models import F, Q
 from django.utils import timezone
 
 from conversations.ids import MAX_SESSION_ID_CHARS, new_id
+
+USUAL_BUDGET: Final = 200
+"""Sessions that remember more are found by an index: `AGENT_SESSION_MAX_MESSAGES` as it comes."""
 
 
 class ChatSessionQuerySet(models.QuerySet["ChatSession"]):
@@ -56,8 +59,21 @@ class ChatSession(models.Model):
     fence = models.BigIntegerField(
         default=0, help_text="Grows with every start and every end of a turn."
     )
-    remembered_count = models.PositiveIntegerField(default=0)
-    message_count = models.PositiveIntegerField(default=0)
+    remembered_count = models.PositiveIntegerField(
+        default=0, help_text="Entries the model is given on the next turn."
+    )
+    message_count = models.PositiveIntegerField(
+        default=0, help_text="Messages people see in the transcript."
+    )
+    item_count = models.PositiveIntegerField(
+        default=0, db_default=0, help_text="Entries of the log, hidden ones too."
+    )
+    pruned_count = models.PositiveIntegerField(
+        default=0, db_default=0, help_text="Entries that were taken from the memory for its size."
+    )
+    quarantined_count = models.PositiveIntegerField(
+        default=0, db_default=0, help_text="Entries that are set aside because they are damaged."
+    )
     input_tokens = models.PositiveBigIntegerField(default=0)
     output_tokens = models.PositiveBigIntegerField(default=0)
 
@@ -79,6 +95,11 @@ class ChatSession(models.Model):
                 fields=["owner", "last_active_at", "id"],
                 condition=Q(owner__isnull=False),
                 name="chat_session_by_activity",
+            ),
+            models.Index(
+                fields=["id"],
+                condition=Q(remembered_count__gt=USUAL_BUDGET),
+                name="chat_session_over_budget",
             ),
         )
 
@@ -226,7 +247,14 @@ class ChatMessage(models.Model):
     )
     kind = models.CharField(max_length=40, help_text="The item's type, as the SDK names it.")
     role = models.CharField(max_length=20, blank=True)
-    call_id = models.CharField(max_length=200, blank=True)
+    call_id = models.CharField(
+        max_length=200,
+        blank=True,
+        help_text="By which a call and its output, a request and its answer, find each other.",
+    )
+    caller_id = models.CharField(
+        max_length=200, blank=True, db_default="", help_text="The program that made the call."
+    )
     text = models.TextField(blank=True, help_text="Plain text for people and search.")
     shown = models.BooleanField(default=False, help_text="People see it in the transcript.")
     incomplete = models.BooleanField(default=False, help_text="The answer was cut short.")
@@ -239,7 +267,13 @@ class ChatMessage(models.Model):
         null=True, blank=True, help_text="ChatKit JSON where the text alone cannot rebuild it."
     )
     quarantined_at = models.DateTimeField(
-        null=True, blank=True, help_text="When the row was found unreadable and set aside."
+        null=True, blank=True, help_text="When the row was found damaged and set aside."
+    )
+    quarantine_reason = models.CharField(max_length=20, blank=True, db_default="")
+    forgotten_at = models.DateTimeField(
+        null=True,
+        blank=True,
+        help_text="When the model forgot a row that a hold keeps as it is.",
     )
     created_at = models.DateTimeField(default=timezone.now, editable=False)
 
@@ -250,6 +284,11 @@ class ChatMessage(models.Model):
         indexes = (
             models.Index(
                 fields=["turn"], condition=Q(turn__isnull=False), name="chat_message_of_turn"
+            ),
+            models.Index(
+                fields=["quarantined_at"],
+                condition=Q(quarantined_at__isnull=False),
+                name="chat_message_quarantined",
             ),
         )
 

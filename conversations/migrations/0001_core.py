@@ -8,7 +8,6 @@ from django.db import migrations, models
 
 
 class Migration(migrations.Migration):
-
     initial = True
 
     dependencies = [
@@ -17,139 +16,369 @@ class Migration(migrations.Migration):
 
     operations = [
         migrations.CreateModel(
-            name='Throttle',
+            name="Throttle",
             fields=[
-                ('key', models.CharField(max_length=64, primary_key=True, serialize=False)),
-                ('count', models.PositiveIntegerField(default=0)),
-                ('window_ends_at', models.DateTimeField()),
+                ("key", models.CharField(max_length=64, primary_key=True, serialize=False)),
+                ("count", models.PositiveIntegerField(default=0)),
+                ("window_ends_at", models.DateTimeField()),
             ],
         ),
         migrations.CreateModel(
-            name='ChatSession',
+            name="ChatSession",
             fields=[
-                ('id', models.UUIDField(default=conversations.ids.new_id, editable=False, primary_key=True, serialize=False)),
-                ('agent_session_id', models.CharField(help_text='The SDK session id, or its digest where it is too long for the column.', max_length=200, unique=True)),
-                ('title', models.CharField(blank=True, max_length=200)),
-                ('status', models.CharField(choices=[('active', 'Active'), ('locked', 'Locked'), ('closed', 'Closed')], default='active', max_length=10)),
-                ('metadata', models.JSONField(blank=True, default=dict)),
-                ('hold', models.BooleanField(default=False)),
-                ('hold_reason', models.CharField(blank=True, max_length=500)),
-                ('last_position', models.BigIntegerField(default=0)),
-                ('last_turn_number', models.BigIntegerField(default=0)),
-                ('fence', models.BigIntegerField(default=0, help_text='Grows with every start and every end of a turn.')),
-                ('remembered_count', models.PositiveIntegerField(default=0)),
-                ('message_count', models.PositiveIntegerField(default=0)),
-                ('input_tokens', models.PositiveBigIntegerField(default=0)),
-                ('output_tokens', models.PositiveBigIntegerField(default=0)),
-                ('created_at', models.DateTimeField(default=django.utils.timezone.now, editable=False)),
-                ('updated_at', models.DateTimeField(default=django.utils.timezone.now, editable=False)),
-                ('last_active_at', models.DateTimeField(default=django.utils.timezone.now, editable=False)),
-                ('owner', models.ForeignKey(blank=True, db_index=False, help_text='Empty for a session that only code uses.', null=True, on_delete=django.db.models.deletion.CASCADE, related_name='chat_sessions', to=settings.AUTH_USER_MODEL)),
+                (
+                    "id",
+                    models.UUIDField(
+                        default=conversations.ids.new_id,
+                        editable=False,
+                        primary_key=True,
+                        serialize=False,
+                    ),
+                ),
+                (
+                    "agent_session_id",
+                    models.CharField(
+                        help_text="The SDK session id, or its digest where it is too long for the column.",
+                        max_length=200,
+                        unique=True,
+                    ),
+                ),
+                ("title", models.CharField(blank=True, max_length=200)),
+                (
+                    "status",
+                    models.CharField(
+                        choices=[("active", "Active"), ("locked", "Locked"), ("closed", "Closed")],
+                        default="active",
+                        max_length=10,
+                    ),
+                ),
+                ("metadata", models.JSONField(blank=True, default=dict)),
+                ("hold", models.BooleanField(default=False)),
+                ("hold_reason", models.CharField(blank=True, max_length=500)),
+                ("last_position", models.BigIntegerField(default=0)),
+                ("last_turn_number", models.BigIntegerField(default=0)),
+                (
+                    "fence",
+                    models.BigIntegerField(
+                        default=0, help_text="Grows with every start and every end of a turn."
+                    ),
+                ),
+                ("remembered_count", models.PositiveIntegerField(default=0)),
+                ("message_count", models.PositiveIntegerField(default=0)),
+                ("input_tokens", models.PositiveBigIntegerField(default=0)),
+                ("output_tokens", models.PositiveBigIntegerField(default=0)),
+                (
+                    "created_at",
+                    models.DateTimeField(default=django.utils.timezone.now, editable=False),
+                ),
+                (
+                    "updated_at",
+                    models.DateTimeField(default=django.utils.timezone.now, editable=False),
+                ),
+                (
+                    "last_active_at",
+                    models.DateTimeField(default=django.utils.timezone.now, editable=False),
+                ),
+                (
+                    "owner",
+                    models.ForeignKey(
+                        blank=True,
+                        db_index=False,
+                        help_text="Empty for a session that only code uses.",
+                        null=True,
+                        on_delete=django.db.models.deletion.CASCADE,
+                        related_name="chat_sessions",
+                        to=settings.AUTH_USER_MODEL,
+                    ),
+                ),
             ],
         ),
         migrations.CreateModel(
-            name='ChatTurn',
+            name="ChatTurn",
             fields=[
-                ('id', models.UUIDField(default=conversations.ids.new_id, editable=False, primary_key=True, serialize=False)),
-                ('number', models.BigIntegerField(help_text='Unique per session: the order of turns.')),
-                ('status', models.CharField(choices=[('queued', 'Queued'), ('running', 'Running'), ('completed', 'Completed'), ('failed', 'Failed'), ('cancelled', 'Cancelled'), ('interrupted', 'Interrupted')], default='queued', max_length=12)),
-                ('input', models.TextField(blank=True, help_text='What was said, while it waits; at the start it moves to the log.')),
-                ('idempotency_key', models.CharField(blank=True, max_length=255, null=True)),
-                ('lease_owner', models.CharField(blank=True, max_length=64)),
-                ('lease_expires_at', models.DateTimeField(null=True)),
-                ('fence', models.BigIntegerField(default=0)),
-                ('model', models.CharField(blank=True, max_length=200)),
-                ('requests', models.PositiveIntegerField(default=0)),
-                ('input_tokens', models.PositiveBigIntegerField(default=0)),
-                ('output_tokens', models.PositiveBigIntegerField(default=0)),
-                ('error_code', models.CharField(blank=True, max_length=50)),
-                ('warning', models.CharField(blank=True, max_length=500)),
-                ('partial', models.TextField(blank=True, help_text='Checkpoint of an answer under way.')),
-                ('user_message_id', models.UUIDField(null=True)),
-                ('answer_message_id', models.UUIDField(null=True)),
-                ('queued_at', models.DateTimeField(default=django.utils.timezone.now, editable=False)),
-                ('started_at', models.DateTimeField(null=True)),
-                ('first_token_at', models.DateTimeField(null=True)),
-                ('finished_at', models.DateTimeField(null=True)),
-                ('session', models.ForeignKey(db_index=False, on_delete=django.db.models.deletion.CASCADE, related_name='turns', to='conversations.chatsession')),
+                (
+                    "id",
+                    models.UUIDField(
+                        default=conversations.ids.new_id,
+                        editable=False,
+                        primary_key=True,
+                        serialize=False,
+                    ),
+                ),
+                (
+                    "number",
+                    models.BigIntegerField(help_text="Unique per session: the order of turns."),
+                ),
+                (
+                    "status",
+                    models.CharField(
+                        choices=[
+                            ("queued", "Queued"),
+                            ("running", "Running"),
+                            ("completed", "Completed"),
+                            ("failed", "Failed"),
+                            ("cancelled", "Cancelled"),
+                            ("interrupted", "Interrupted"),
+                        ],
+                        default="queued",
+                        max_length=12,
+                    ),
+                ),
+                (
+                    "input",
+                    models.TextField(
+                        blank=True,
+                        help_text="What was said, while it waits; at the start it moves to the log.",
+                    ),
+                ),
+                ("idempotency_key", models.CharField(blank=True, max_length=255, null=True)),
+                ("lease_owner", models.CharField(blank=True, max_length=64)),
+                ("lease_expires_at", models.DateTimeField(null=True)),
+                ("fence", models.BigIntegerField(default=0)),
+                ("model", models.CharField(blank=True, max_length=200)),
+                ("requests", models.PositiveIntegerField(default=0)),
+                ("input_tokens", models.PositiveBigIntegerField(default=0)),
+                ("output_tokens", models.PositiveBigIntegerField(default=0)),
+                ("error_code", models.CharField(blank=True, max_length=50)),
+                ("warning", models.CharField(blank=True, max_length=500)),
+                (
+                    "partial",
+                    models.TextField(blank=True, help_text="Checkpoint of an answer under way."),
+                ),
+                ("user_message_id", models.UUIDField(null=True)),
+                ("answer_message_id", models.UUIDField(null=True)),
+                (
+                    "queued_at",
+                    models.DateTimeField(default=django.utils.timezone.now, editable=False),
+                ),
+                ("started_at", models.DateTimeField(null=True)),
+                ("first_token_at", models.DateTimeField(null=True)),
+                ("finished_at", models.DateTimeField(null=True)),
+                (
+                    "session",
+                    models.ForeignKey(
+                        db_index=False,
+                        on_delete=django.db.models.deletion.CASCADE,
+                        related_name="turns",
+                        to="conversations.chatsession",
+                    ),
+                ),
             ],
         ),
         migrations.CreateModel(
-            name='ChatMessage',
+            name="ChatMessage",
             fields=[
-                ('id', models.UUIDField(default=conversations.ids.new_id, editable=False, primary_key=True, serialize=False)),
-                ('position', models.BigIntegerField(help_text='Unique per session: the order of the log.')),
-                ('kind', models.CharField(help_text="The item's type, as the SDK names it.", max_length=40)),
-                ('role', models.CharField(blank=True, max_length=20)),
-                ('call_id', models.CharField(blank=True, max_length=200)),
-                ('text', models.TextField(blank=True, help_text='Plain text for people and search.')),
-                ('shown', models.BooleanField(default=False, help_text='People see it in the transcript.')),
-                ('incomplete', models.BooleanField(default=False, help_text='The answer was cut short.')),
-                ('agent_item', models.TextField(blank=True, help_text='Exact JSON as the SDK gave it; NULL: the model does not see this row.', null=True)),
-                ('thread_item', models.TextField(blank=True, help_text='ChatKit JSON where the text alone cannot rebuild it.', null=True)),
-                ('quarantined_at', models.DateTimeField(blank=True, help_text='When the row was found unreadable and set aside.', null=True)),
-                ('created_at', models.DateTimeField(default=django.utils.timezone.now, editable=False)),
-                ('session', models.ForeignKey(db_index=False, on_delete=django.db.models.deletion.CASCADE, related_name='messages', to='conversations.chatsession')),
-                ('turn', models.ForeignKey(blank=True, db_index=False, null=True, on_delete=django.db.models.deletion.CASCADE, related_name='messages', to='conversations.chatturn')),
+                (
+                    "id",
+                    models.UUIDField(
+                        default=conversations.ids.new_id,
+                        editable=False,
+                        primary_key=True,
+                        serialize=False,
+                    ),
+                ),
+                (
+                    "position",
+                    models.BigIntegerField(help_text="Unique per session: the order of the log."),
+                ),
+                (
+                    "kind",
+                    models.CharField(
+                        help_text="The item's type, as the SDK names it.", max_length=40
+                    ),
+                ),
+                ("role", models.CharField(blank=True, max_length=20)),
+                ("call_id", models.CharField(blank=True, max_length=200)),
+                (
+                    "text",
+                    models.TextField(blank=True, help_text="Plain text for people and search."),
+                ),
+                (
+                    "shown",
+                    models.BooleanField(
+                        default=False, help_text="People see it in the transcript."
+                    ),
+                ),
+                (
+                    "incomplete",
+                    models.BooleanField(default=False, help_text="The answer was cut short."),
+                ),
+                (
+                    "agent_item",
+                    models.TextField(
+                        blank=True,
+                        help_text="Exact JSON as the SDK gave it; NULL: the model does not see this row.",
+                        null=True,
+                    ),
+                ),
+                (
+                    "thread_item",
+                    models.TextField(
+                        blank=True,
+                        help_text="ChatKit JSON where the text alone cannot rebuild it.",
+                        null=True,
+                    ),
+                ),
+                (
+                    "quarantined_at",
+                    models.DateTimeField(
+                        blank=True,
+                        help_text="When the row was found unreadable and set aside.",
+                        null=True,
+                    ),
+                ),
+                (
+                    "created_at",
+                    models.DateTimeField(default=django.utils.timezone.now, editable=False),
+                ),
+                (
+                    "session",
+                    models.ForeignKey(
+                        db_index=False,
+                        on_delete=django.db.models.deletion.CASCADE,
+                        related_name="messages",
+                        to="conversations.chatsession",
+                    ),
+                ),
+                (
+                    "turn",
+                    models.ForeignKey(
+                        blank=True,
+                        db_index=False,
+                        null=True,
+                        on_delete=django.db.models.deletion.CASCADE,
+                        related_name="messages",
+                        to="conversations.chatturn",
+                    ),
+                ),
             ],
         ),
         migrations.CreateModel(
-            name='AccessToken',
+            name="AccessToken",
             fields=[
-                ('id', models.UUIDField(default=conversations.ids.new_id, editable=False, primary_key=True, serialize=False)),
-                ('name', models.CharField(blank=True, max_length=100)),
-                ('created_at', models.DateTimeField(default=django.utils.timezone.now, editable=False)),
-                ('expires_at', models.DateTimeField()),
-                ('last_used_at', models.DateTimeField(blank=True, null=True)),
-                ('revoked_at', models.DateTimeField(blank=True, null=True)),
-                ('user', models.ForeignKey(on_delete=django.db.models.deletion.CASCADE, related_name='access_tokens', to=settings.AUTH_USER_MODEL)),
+                (
+                    "id",
+                    models.UUIDField(
+                        default=conversations.ids.new_id,
+                        editable=False,
+                        primary_key=True,
+                        serialize=False,
+                    ),
+                ),
+                ("name", models.CharField(blank=True, max_length=100)),
+                (
+                    "created_at",
+                    models.DateTimeField(default=django.utils.timezone.now, editable=False),
+                ),
+                ("expires_at", models.DateTimeField()),
+                ("last_used_at", models.DateTimeField(blank=True, null=True)),
+                ("revoked_at", models.DateTimeField(blank=True, null=True)),
+                (
+                    "user",
+                    models.ForeignKey(
+                        on_delete=django.db.models.deletion.CASCADE,
+                        related_name="access_tokens",
+                        to=settings.AUTH_USER_MODEL,
+                    ),
+                ),
             ],
             options={
-                'constraints': [models.CheckConstraint(condition=models.Q(('expires_at__gt', models.F('created_at'))), name='access_token_expires_later')],
+                "constraints": [
+                    models.CheckConstraint(
+                        condition=models.Q(("expires_at__gt", models.F("created_at"))),
+                        name="access_token_expires_later",
+                    )
+                ],
             },
         ),
         migrations.AddIndex(
-            model_name='chatsession',
-            index=models.Index(condition=models.Q(('owner__isnull', False)), fields=['owner', 'last_active_at', 'id'], name='chat_session_by_activity'),
+            model_name="chatsession",
+            index=models.Index(
+                condition=models.Q(("owner__isnull", False)),
+                fields=["owner", "last_active_at", "id"],
+                name="chat_session_by_activity",
+            ),
         ),
         migrations.AddConstraint(
-            model_name='chatsession',
-            constraint=models.CheckConstraint(condition=models.Q(('status__in', ['active', 'locked', 'closed'])), name='chat_session_known_status'),
+            model_name="chatsession",
+            constraint=models.CheckConstraint(
+                condition=models.Q(("status__in", ["active", "locked", "closed"])),
+                name="chat_session_known_status",
+            ),
         ),
         migrations.AddIndex(
-            model_name='chatturn',
-            index=models.Index(condition=models.Q(('status__in', ['queued', 'running'])), fields=['lease_owner'], name='chat_turn_live'),
+            model_name="chatturn",
+            index=models.Index(
+                condition=models.Q(("status__in", ["queued", "running"])),
+                fields=["lease_owner"],
+                name="chat_turn_live",
+            ),
         ),
         migrations.AddIndex(
-            model_name='chatturn',
-            index=models.Index(condition=models.Q(('status__in', ['queued', 'running'])), fields=['session', 'number'], name='chat_turn_line'),
+            model_name="chatturn",
+            index=models.Index(
+                condition=models.Q(("status__in", ["queued", "running"])),
+                fields=["session", "number"],
+                name="chat_turn_line",
+            ),
         ),
         migrations.AddConstraint(
-            model_name='chatturn',
-            constraint=models.UniqueConstraint(fields=('session', 'number'), name='chat_turn_number'),
+            model_name="chatturn",
+            constraint=models.UniqueConstraint(
+                fields=("session", "number"), name="chat_turn_number"
+            ),
         ),
         migrations.AddConstraint(
-            model_name='chatturn',
-            constraint=models.UniqueConstraint(condition=models.Q(('status', 'running')), fields=('session',), name='chat_turn_one_running'),
+            model_name="chatturn",
+            constraint=models.UniqueConstraint(
+                condition=models.Q(("status", "running")),
+                fields=("session",),
+                name="chat_turn_one_running",
+            ),
         ),
         migrations.AddConstraint(
-            model_name='chatturn',
-            constraint=models.UniqueConstraint(condition=models.Q(('idempotency_key__isnull', False)), fields=('session', 'idempotency_key'), name='chat_turn_idempotency_key'),
+            model_name="chatturn",
+            constraint=models.UniqueConstraint(
+                condition=models.Q(("idempotency_key__isnull", False)),
+                fields=("session", "idempotency_key"),
+                name="chat_turn_idempotency_key",
+            ),
         ),
         migrations.AddConstraint(
-            model_name='chatturn',
-            constraint=models.CheckConstraint(condition=models.Q(('status__in', ['queued', 'running', 'completed', 'failed', 'cancelled', 'interrupted'])), name='chat_turn_known_status'),
+            model_name="chatturn",
+            constraint=models.CheckConstraint(
+                condition=models.Q(
+                    (
+                        "status__in",
+                        ["queued", "running", "completed", "failed", "cancelled", "interrupted"],
+                    )
+                ),
+                name="chat_turn_known_status",
+            ),
         ),
         migrations.AddConstraint(
-            model_name='chatturn',
-            constraint=models.CheckConstraint(condition=models.Q(models.Q(('status', 'running'), _negated=True), ('lease_expires_at__isnull', False), _connector='OR'), name='chat_turn_running_has_lease'),
+            model_name="chatturn",
+            constraint=models.CheckConstraint(
+                condition=models.Q(
+                    models.Q(("status", "running"), _negated=True),
+                    ("lease_expires_at__isnull", False),
+                    _connector="OR",
+                ),
+                name="chat_turn_running_has_lease",
+            ),
         ),
         migrations.AddIndex(
-            model_name='chatmessage',
-            index=models.Index(condition=models.Q(('turn__isnull', False)), fields=['turn'], name='chat_message_of_turn'),
+            model_name="chatmessage",
+            index=models.Index(
+                condition=models.Q(("turn__isnull", False)),
+                fields=["turn"],
+                name="chat_message_of_turn",
+            ),
         ),
         migrations.AddConstraint(
-            model_name='chatmessage',
-            constraint=models.UniqueConstraint(fields=('session', 'position'), name='chat_message_position'),
+            model_name="chatmessage",
+            constraint=models.UniqueConstraint(
+                fields=("session", "position"), name="chat_message_position"
+            ),
         ),
     ]

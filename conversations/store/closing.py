@@ -18,6 +18,7 @@ from conversations.lanes import Database, from_moment, from_uuid, notify, to_uui
 from conversations.store.damage import select, text_of
 from conversations.store.leases import LIVE
 from conversations.store.log import MESSAGE, SESSION, TURN, counts_of, insert_rows
+from conversations.store.pruning import prune_keyed
 from conversations.store.records import recorded_answer
 from conversations.store.titles import give_title
 
@@ -108,6 +109,7 @@ def close(
         end(db, session, key=turn_id, status=status, error_code=error_code, now=now)
     if turns:
         give_title(db, session.id)
+        prune_keyed(db, session_key=session.id, now=now)
         wake_next(db, session.id)
 
 
@@ -251,10 +253,10 @@ def append_rows(
         return
     remembered, shown = counts_of(rows)
     (last_position,) = db.one(
-        f"UPDATE {SESSION} SET last_position = last_position + %s,"
+        f"UPDATE {SESSION} SET last_position = last_position + %s, item_count = item_count + %s,"
         " remembered_count = remembered_count + %s, message_count = message_count + %s"
         " WHERE id = %s RETURNING last_position",
-        (len(rows), remembered, shown, session_id),
+        (len(rows), len(rows), remembered, shown, session_id),
     )
     insert_rows(
         db,

@@ -5,8 +5,10 @@ from __future__ import annotations
 from collections.abc import Sequence
 from dataclasses import dataclass, field, replace
 from datetime import datetime
+from typing import Any
 from uuid import UUID
 
+from conversations.conf import get_conf
 from conversations.errors import LeaseLost
 from conversations.events import Usage
 from conversations.items import Row
@@ -14,6 +16,7 @@ from conversations.lanes import Database, from_moment, from_uuid, to_uuid
 from conversations.store import log
 from conversations.store.closing import append_rows, mark_cut, remember_the_question, wake_next
 from conversations.store.log import MESSAGE, SESSION, TURN, Lease
+from conversations.store.pruning import prune_keyed
 from conversations.store.records import Recording, record_last
 from conversations.store.titles import give_title
 
@@ -61,7 +64,7 @@ def finish(
     row = db.one(
         f"UPDATE {SESSION} SET fence = fence + 1, input_tokens = input_tokens + %s,"
         " output_tokens = output_tokens + %s, last_active_at = %s, updated_at = %s"
-        " WHERE id = %s AND fence = %s RETURNING title = ''",
+        " WHERE id = %s AND fence = %s RETURNING title = '', remembered_count",
         (
             result.usage.input_tokens,
             result.usage.output_tokens,
@@ -103,8 +106,18 @@ def finish(
             turn_id,
         ),
     )
+    if _may_be_over_budget(row[1], result):
+        prune_keyed(db, session_key=session_id, now=now)
     wake_next(db, session_id)
     return result.answer_id
+
+
+def _may_be_over_budget(remembered: Any, result: Result) -> bool:
+    """A look that costs nothing: nearly every turn ends with room in the memory."""
+    added, _ = log.counts_of(result.rows)
+    question = result.status != "completed"
+    budget = get_conf().agent_session_max_messages
+    return type(remembered) is not int or remembered + added + question > budget
 
 
 def _finished_before(db: Database, *, lease: Lease, status: str) -> UUID | None:

@@ -21,19 +21,19 @@ MESSAGE: Final = ChatMessage._meta.db_table
 EVENTS: Final = RecordedEvents._meta.db_table
 
 _INSERT_MESSAGES: Final = (
-    f"INSERT INTO {MESSAGE} (id, session_id, position, turn_id, kind, role, call_id, text, shown,"
-    " incomplete, agent_item, thread_item, created_at)"
-    " VALUES (%s, %s, %s, %s, %s, %s, %s, %s, %s, %s, %s, %s, %s)"
+    f"INSERT INTO {MESSAGE} (id, session_id, position, turn_id, kind, role, call_id, caller_id,"
+    " text, shown, incomplete, agent_item, thread_item, created_at)"
+    " VALUES (%s, %s, %s, %s, %s, %s, %s, %s, %s, %s, %s, %s, %s, %s)"
 )
 _RESERVE: Final = (
-    f"UPDATE {SESSION} SET last_position = last_position + %s,"
+    f"UPDATE {SESSION} SET last_position = last_position + %s, item_count = item_count + %s,"
     " remembered_count = remembered_count + %s, message_count = message_count + %s,"
     " input_tokens = input_tokens + %s, output_tokens = output_tokens + %s,"
     " last_active_at = %s, updated_at = %s"
 )
 _RESERVE_BY_NAME: Final = _RESERVE + " WHERE agent_session_id = %s RETURNING id, last_position"
 _RESERVE_BY_FENCE: Final = _RESERVE + " WHERE id = %s AND fence = %s RETURNING id, last_position"
-REMEMBERED: Final = "agent_item IS NOT NULL AND quarantined_at IS NULL"
+REMEMBERED: Final = "agent_item IS NOT NULL AND quarantined_at IS NULL AND forgotten_at IS NULL"
 
 
 @dataclass(frozen=True, slots=True)
@@ -73,7 +73,7 @@ def append(
     """
     moment = from_moment(now, is_sqlite=db.is_sqlite)
     remembered, shown = counts_of(rows)
-    counts = (len(rows), remembered, shown, usage.input_tokens, usage.output_tokens)
+    counts = (len(rows), len(rows), remembered, shown, usage.input_tokens, usage.output_tokens)
     params = (*counts, moment, moment, agent_session_id)
     found = db.one(_RESERVE_BY_NAME, params)
     if found is None:
@@ -101,8 +101,9 @@ def create_session(
     db.run(
         f"INSERT INTO {SESSION} (id, agent_session_id, owner_id, title, status, metadata, hold,"
         " hold_reason, last_position, last_turn_number, fence, remembered_count, message_count,"
-        " input_tokens, output_tokens, created_at, updated_at, last_active_at)"
-        " VALUES (%s, %s, %s, %s, 'active', %s, %s, '', 0, 0, 0, 0, 0, 0, 0, %s, %s, %s)"
+        " item_count, pruned_count, quarantined_count, input_tokens, output_tokens, created_at,"
+        " updated_at, last_active_at)"
+        " VALUES (%s, %s, %s, %s, 'active', %s, %s, '', 0, 0, 0, 0, 0, 0, 0, 0, 0, 0, %s, %s, %s)"
         " ON CONFLICT DO NOTHING",
         (
             from_uuid(session_id or new_id(), is_sqlite=db.is_sqlite),
@@ -129,6 +130,7 @@ def append_for_turn(db: Database, *, lease: Lease, batch: Batch, now: datetime) 
     found = db.one(
         _RESERVE_BY_FENCE,
         (
+            len(rows),
             len(rows),
             remembered + (1 if adopt else 0),
             shown - (1 if replaces else 0),
@@ -226,6 +228,7 @@ def insert_rows(
                 row.kind,
                 row.role,
                 row.call_id,
+                row.caller_id,
                 row.text,
                 row.shown,
                 row.incomplete,
@@ -256,8 +259,9 @@ def clear(db: Database, *, agent_session_id: str, now: datetime) -> int:
     )
     moment = from_moment(now, is_sqlite=db.is_sqlite)
     db.run(
-        f"UPDATE {SESSION} SET remembered_count = 0, message_count = 0, last_active_at = %s,"
-        " updated_at = %s WHERE id = %s",
+        f"UPDATE {SESSION} SET remembered_count = 0, message_count = 0, item_count = 0,"
+        " pruned_count = 0, quarantined_count = 0, last_active_at = %s, updated_at = %s"
+        " WHERE id = %s",
         (moment, moment, found),
     )
     return int(message_count)

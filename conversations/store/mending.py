@@ -13,8 +13,8 @@ from conversations.lanes import Database, from_uuid
 from conversations.store.log import MESSAGE, REMEMBERED, SESSION, TURN
 
 _COUNTERS: Final = (
-    "last_position, last_turn_number, fence, remembered_count, message_count, input_tokens,"
-    " output_tokens"
+    "last_position, last_turn_number, fence, remembered_count, message_count, item_count,"
+    " pruned_count, quarantined_count, input_tokens, output_tokens"
 )
 
 
@@ -32,9 +32,12 @@ def mend_counters(db: Database, *, session_id: UUID) -> bool:
         f" fence = {_at_least(db, 'fence', 'fence', TURN)},"
         f" remembered_count = (SELECT COUNT(*) {of_messages} AND {REMEMBERED}),"
         f" message_count = (SELECT COUNT(*) {of_messages} AND shown = %s),"
+        f" item_count = (SELECT COUNT(*) {of_messages}),"
+        f" pruned_count = {_number(db, 'pruned_count')},"
+        f" quarantined_count = (SELECT COUNT(*) {of_messages} AND quarantined_at IS NOT NULL),"
         f" input_tokens = {_number(db, 'input_tokens')},"
         f" output_tokens = {_number(db, 'output_tokens')} WHERE id = %s",
-        (key, key, key, key, key, True, key),
+        (key, key, key, key, key, True, key, key, key),
     )
     return bool(_counters(db, key) != before)
 

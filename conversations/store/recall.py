@@ -67,8 +67,8 @@ def pop(db: Database, *, agent_session_id: str, now: datetime) -> dict[str, Any]
         db.run(
             f"UPDATE {SESSION} SET last_active_at = %s, updated_at = %s,"
             " remembered_count = CASE WHEN remembered_count > 0 THEN remembered_count - 1 ELSE 0"
-            " END, message_count = CASE WHEN message_count > %s THEN message_count - %s ELSE 0 END"
-            " WHERE id = %s",
+            " END, message_count = CASE WHEN message_count > %s THEN message_count - %s ELSE 0 END,"
+            " item_count = CASE WHEN item_count > 0 THEN item_count - 1 ELSE 0 END WHERE id = %s",
             (moment, moment, row[2], row[2], found),
         )
     if unreadable:
@@ -176,8 +176,9 @@ def _set_aside(
 
 def _count_again(db: Database, *, session_id: Any) -> None:
     """What was remembered before is not known for sure: a foreign writer may not have counted."""
+    of_session = f"SELECT COUNT(*) FROM {MESSAGE} WHERE session_id = %s"
     db.run(
-        f"UPDATE {SESSION} SET remembered_count = (SELECT COUNT(*) FROM {MESSAGE}"
-        f" WHERE session_id = %s AND {REMEMBERED}) WHERE id = %s",
-        (session_id, session_id),
+        f"UPDATE {SESSION} SET remembered_count = ({of_session} AND {REMEMBERED}),"
+        f" quarantined_count = ({of_session} AND quarantined_at IS NOT NULL) WHERE id = %s",
+        (session_id, session_id, session_id),
     )

@@ -354,7 +354,8 @@ def _begin(
     moment = from_moment(now, is_sqlite=db.is_sqlite)
     db.run(
         f"UPDATE {SESSION} SET fence = %s, last_turn_number = %s, last_position = %s,"
-        " message_count = message_count + 1, last_active_at = %s, updated_at = %s WHERE id = %s",
+        " message_count = message_count + 1, item_count = item_count + 1, last_active_at = %s,"
+        " updated_at = %s WHERE id = %s",
         (
             lease.fence,
             number if number is not None else session.last_turn_number,

@@ -17,8 +17,8 @@ FLOORS: dict[int, str] = {
     4: "turns sweeps retention erasure search usage",  # what happens when someone speaks or leaves
     3: "assistant agents_session tokens throttle",  # the agent, its memory, who may come in
     2: "store",  # the rows of one session, by hand-written SQL
-    1: "models lanes items history",  # tables, the way to them, an item as a row, what it needs
-    0: "errors events ids conf sqlite processes",  # words: no HTTP, no ORM
+    1: "models lanes items",  # tables, the way to them, an item as a row
+    0: "errors events ids conf sqlite processes history",  # words and pure rules: no HTTP, no ORM
 }
 
 # Who may know which library; a name stands for a module or a whole package.

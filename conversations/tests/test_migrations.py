@@ -42,3 +42,41 @@ def test_a_turn_that_ran_when_the_site_stopped_is_recovered_with_what_it_had_sai
     (told,) = new.get_model("conversations", "RecordedEvents").objects.all()
     assert (told.turn_id, told.first_number, told.last_number) == (running.id, 1, 1)
     assert json.loads(told.events) == ['Once "upon']
+
+
+def test_what_was_remembered_before_is_counted_and_knows_what_it_belongs_to(migrated_to):
+    old = migrated_to("0003_record_events")
+    sessions = old.get_model("conversations", "ChatSession").objects
+    session, empty = (sessions.create(agent_session_id=name) for name in ("s", "empty"))
+    messages = old.get_model("conversations", "ChatMessage").objects
+    items: list[Any] = [
+        {"role": "user", "content": 'the "caller"'},
+        {"type": "mcp_approval_request", "id": "ask"},
+        {"type": "mcp_approval_response", "approval_request_id": "ask"},
+        {"type": "function_call", "caller": {"type": "program", "caller_id": "p" * 300}},
+        {"type": "function_call", "caller": {"type": "program", "caller_id": "\0"}},
+        '["caller"]',
+        '{"caller"',
+    ]
+    for position, item in enumerate(items, start=1):
+        kind = item.get("type", "message") if isinstance(item, dict) else "function_call"
+        text = json.dumps(item) if isinstance(item, dict) else item
+        messages.create(session=session, position=position, kind=kind, agent_item=text)
+    messages.filter(position=7).update(quarantined_at=NOON)
+    if connection.vendor == "sqlite":
+        with connection.cursor() as cursor:
+            cursor.execute(
+                "UPDATE conversations_chatmessage"
+                " SET agent_item = CAST(agent_item || x'ff' AS TEXT) WHERE position = 6"
+            )
+    new = migrated_to("0005_fill_counts_and_callers")
+    sessions = new.get_model("conversations", "ChatSession").objects
+    counters = ("item_count", "quarantined_count", "pruned_count")
+    assert sessions.values_list(*counters).get(id=session.id) == (7, 1, 0)
+    assert sessions.values_list(*counters).get(id=empty.id) == (0, 0, 0)
+    messages = new.get_model("conversations", "ChatMessage").objects.order_by("position")
+    assert list(messages.values_list("call_id", flat=True)) == ["", "ask", "ask", "", "", "", ""]
+    assert [len(name) for name in messages.values_list("caller_id", flat=True)] == [
+        *[0, 0, 0],
+        *[200, 0, 0, 0],
+    ]
