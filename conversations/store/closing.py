@@ -15,7 +15,7 @@ from uuid import UUID
 from conversations.errors import StoreDamaged
 from conversations.items import Row, encode_item, note_row
 from conversations.lanes import Database, from_moment, from_uuid, notify, to_uuid
-from conversations.store.damage import select, text_of
+from conversations.store.damage import count_of, select, text_of
 from conversations.store.leases import LIVE
 from conversations.store.log import MESSAGE, SESSION, TURN, counts_of, insert_rows
 from conversations.store.pruning import prune_keyed
@@ -36,6 +36,7 @@ class LockedSession:
     last_turn_number: int
     last_position: int
     fence: int
+    pruned_count: int = 0
 
 
 @dataclass(frozen=True, slots=True)
@@ -78,15 +79,15 @@ def lock_session(
         owner = " AND owner_id = %s"
         params.append(_key(owner_id, db))
     row = db.one(
-        "SELECT id, agent_session_id, status, last_turn_number, last_position, fence"
+        "SELECT id, agent_session_id, status, last_turn_number, last_position, fence, pruned_count"
         f" FROM {SESSION} WHERE id = %s{owner}{lock}",
         params,
     )
     if row is None:
         return None
-    if not all(isinstance(counter, int) for counter in row[3:]):
+    if not all(isinstance(counter, int) for counter in row[3:6]):
         raise StoreDamaged
-    return LockedSession(*row)
+    return LockedSession(*row[:6], pruned_count=count_of(row[6]))
 
 
 def interrupt(db: Database, session: LockedSession, turns: list[Any], *, now: datetime) -> None:

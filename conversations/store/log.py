@@ -31,7 +31,9 @@ _RESERVE: Final = (
     " input_tokens = input_tokens + %s, output_tokens = output_tokens + %s,"
     " last_active_at = %s, updated_at = %s"
 )
-_RESERVE_BY_NAME: Final = _RESERVE + " WHERE agent_session_id = %s RETURNING id, last_position"
+_RESERVE_BY_NAME: Final = (
+    _RESERVE + " WHERE agent_session_id = %s RETURNING id, last_position, remembered_count"
+)
 _RESERVE_BY_FENCE: Final = _RESERVE + " WHERE id = %s AND fence = %s RETURNING id, last_position"
 REMEMBERED: Final = "agent_item IS NOT NULL AND quarantined_at IS NULL AND forgotten_at IS NULL"
 
@@ -66,10 +68,11 @@ class Batch:
 
 def append(
     db: Database, *, agent_session_id: str, rows: Sequence[Row], usage: Usage, now: datetime
-) -> None:
+) -> int:
     """Add the batch at the end of the named session, which begins now if it is new.
 
-    All or nothing; positions are taken under the session's row lock.
+    All or nothing; positions are taken under the session's row lock. Returns how many entries it
+    remembers now.
     """
     moment = from_moment(now, is_sqlite=db.is_sqlite)
     remembered, shown = counts_of(rows)
@@ -79,11 +82,12 @@ def append(
     if found is None:
         create_session(db, agent_session_id=agent_session_id, now=now)
         found = db.one(_RESERVE_BY_NAME, params)
-    session_id, last_position = found
+    session_id, last_position, remembered_count = found
     first = last_position - len(rows) + 1
     insert_rows(
         db, session_id=session_id, turn_id=None, first_position=first, rows=rows, moment=moment
     )
+    return int(remembered_count)
 
 
 def create_session(

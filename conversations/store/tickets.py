@@ -37,6 +37,8 @@ class Started:
     user_message_id: UUID
     window: Memory | None
     """None: what the model remembers could not be read."""
+    pruned_count: int = 0
+    """How much of the conversation it no longer remembers."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -222,7 +224,7 @@ def start(
     if row[1] == "running":  # its process did not hear that it started
         lease = Lease(ticket.session_id, ticket.turn_id, row[2])
         window = load_window(db, session_id=ticket.session_id) if with_memory else None
-        return Started(lease, session.agent_session_id, to_uuid(row[3]), window)
+        return _started(session, lease, to_uuid(row[3]), window)
     line = _clear_way(db, session, before=ticket.number, holder=holder, now=now)
     if line.alive or line.orphans:
         return _adopt(db, session, line.orphans, holder=holder)
@@ -284,10 +286,8 @@ def _hear_again(
     if owner == holder.process and status == "running" and fence == session.fence:
         window = load_window(db, session_id=session_id) if with_memory else None
         lease = Lease(session_id, turn_id, fence)
-        name = session.agent_session_id
-        return Ticket(
-            turn_id, session_id, number, 0, Started(lease, name, to_uuid(user_message_id), window)
-        )
+        started = _started(session, lease, to_uuid(user_message_id), window)
+        return Ticket(turn_id, session_id, number, 0, started)
     return Repeat(turn_id, session_id, number)
 
 
@@ -374,4 +374,11 @@ def _begin(
         moment=moment,
     )
     window = load_window(db, session_id=lease.session_id) if with_memory else None
-    return Started(lease, session.agent_session_id, user_row.id, window)
+    return _started(session, lease, user_row.id, window)
+
+
+def _started(
+    session: LockedSession, lease: Lease, user_message_id: UUID, window: Memory | None
+) -> Started:
+    name = session.agent_session_id
+    return Started(lease, name, user_message_id, window, session.pruned_count)

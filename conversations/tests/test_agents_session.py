@@ -30,7 +30,7 @@ from hypothesis import settings as hypothesis_settings
 from hypothesis import strategies as st
 
 from conversations import lanes, sqlite
-from conversations.agents_session import AgentSession, TurnSession
+from conversations.agents_session import AgentSession
 from conversations.assistant import TurnContext
 from conversations.errors import LeaseLost, StoreReadOnly, TransactionOpen
 from conversations.ids import agent_session_id, stored_session_id
@@ -39,6 +39,7 @@ from conversations.models import ChatMessage, ChatSession
 from conversations.store import log, threads
 from conversations.tests.other_process import SITE, finish, start_python
 from conversations.tests.scripted import Call, Say, ScriptedModel, build_agent
+from conversations.turns.session import TurnSession
 
 OpenSession = Callable[..., Any]
 QUIET = RunConfig(tracing_disabled=True)

@@ -11,7 +11,7 @@ from uuid import uuid4
 import pytest
 
 from conversations import lanes, turns
-from conversations.agents_session import AgentSession
+from conversations.agents_session import StoredSession
 from conversations.errors import (
     IdempotencyConflict,
     QueueFull,
@@ -423,7 +423,7 @@ async def test_its_session_is_one_of_the_sdks(session):
         unsaved=Unsaved(None),
     )
     memory = UnsavedSession(turn, Unsaved(None))
-    assert isinstance(memory, AgentSession)
+    assert isinstance(memory, StoredSession)
     items: list[Any] = [{"role": "user", "content": text} for text in "abc"]
     await memory.add_items(items)
     await memory.flush()

@@ -13,7 +13,8 @@ from conversations.errors import ConversationsError
 from conversations.events import NOT_SAVED
 from conversations.store.tickets import Started
 from conversations.turns.live import LiveTurn
-from conversations.turns.run import AgentRun, RunSession
+from conversations.turns.run import AgentRun
+from conversations.turns.session import TurnSession
 
 
 @dataclass(frozen=True, slots=True)
@@ -32,7 +33,7 @@ class Late:
 
     async def remember(self, started: Started) -> None:
         """From now on the run's session is the one in the store. Raises LeaseLost."""
-        session = RunSession.of(started)
+        session = TurnSession.of(started)
         session.warnings = [w for w in self.run.session.warnings if w != NOT_SAVED]
         self.run.session = session
         await session.add_items(self.items)

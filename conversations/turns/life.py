@@ -33,7 +33,8 @@ from conversations.turns.heartbeat import Heartbeat
 from conversations.turns.late import Late
 from conversations.turns.line import Lines
 from conversations.turns.live import LiveTurn, Unsaved, failed
-from conversations.turns.run import AgentRun, OwnThreads, RunSession, settled, turn_error
+from conversations.turns.run import AgentRun, OwnThreads, turn_error
+from conversations.turns.session import TurnSession, settled
 from conversations.turns.taking import take
 from conversations.turns.unsaved import UnsavedSession
 
@@ -137,7 +138,7 @@ class Life:
         return started
 
     async def _run(self, turn: LiveTurn, started: Started) -> None:
-        run = AgentRun(turn, RunSession.of(started))
+        run = AgentRun(turn, TurnSession.of(started))
         async with OwnThreads():
             try:
                 status, error = await self._perform(turn, run)
@@ -264,7 +265,7 @@ class Life:
                 if loop.time() > deadline:
                     break
             else:
-                if batch is not None and isinstance(run.session, RunSession):
+                if batch is not None and isinstance(run.session, TurnSession):
                     run.session.saved(batch)
                 return answer_id
             await asyncio.sleep(FINISH_PAUSE_SECONDS)

@@ -13,7 +13,7 @@ from asgiref.sync import SyncToAsync, ThreadSensitiveContext
 from django.db import connections
 
 from conversations import lanes
-from conversations.agents_session import TurnSession, usage_of
+from conversations.agents_session import usage_of
 from conversations.assistant import TurnContext, get_agent, model_name, run_config
 from conversations.errors import (
     ConversationsError,
@@ -27,15 +27,15 @@ from conversations.errors import (
     TurnError,
     TurnTimeout,
 )
-from conversations.events import CONTEXT_UNAVAILABLE, NOT_SAVED, ContentDelta, ToolCalled, Usage
+from conversations.events import NOT_SAVED, ContentDelta, ToolCalled, Usage
 from conversations.ids import storable
-from conversations.items import Memory, Row
+from conversations.items import Row
 from conversations.processes import steady_milliseconds
 from conversations.store import leases, log
 from conversations.store.closing import CUT_SHORT, STOPPED, Cut, cut_answer
 from conversations.store.finishing import Result
-from conversations.store.tickets import Started
 from conversations.turns.live import LiveTurn
+from conversations.turns.session import TurnSession
 from conversations.turns.unsaved import UnsavedSession
 
 if TYPE_CHECKING:
@@ -59,7 +59,7 @@ SETTLE_SECONDS: Final = 2.0
 class AgentRun:
     """The run of one started turn; `result` says afterwards what is left to store."""
 
-    def __init__(self, turn: LiveTurn, session: RunSession | UnsavedSession) -> None:
+    def __init__(self, turn: LiveTurn, session: TurnSession | UnsavedSession) -> None:
         self.turn = turn
         self.session = session
         self._model = ""
@@ -152,7 +152,7 @@ class AgentRun:
         self,
         status: str,
         error: ConversationsError | None,
-        stored: log.Batch | RunSession | UnsavedSession,
+        stored: log.Batch | TurnSession | UnsavedSession,
     ) -> Cut:
         """What the log lacks of what was said."""
         said = self.turn.said
@@ -232,41 +232,6 @@ class LeaseHooks(RunHooks[TurnContext]):
             return  # whoever took it over cannot write either
         if not is_held:
             raise LeaseLost
-
-
-class RunSession(TurnSession):
-    """The turn's session, which also knows what it stored when the run is stopped meanwhile."""
-
-    @classmethod
-    def of(cls, started: Started) -> RunSession:
-        """For a turn that has just begun."""
-        session = cls(
-            started.agent_session_id,
-            lease=started.lease,
-            window=started.window or Memory([]),
-            user_message_id=started.user_message_id,
-        )
-        if started.window is None:
-            session.warnings.append(CONTEXT_UNAVAILABLE)
-        return session
-
-    async def flush(self) -> None:
-        task = asyncio.get_running_loop().create_task(super().flush())
-        cancelled = await settled(task)
-        task.result()
-        if cancelled is not None:
-            raise cancelled
-
-
-async def settled(task: asyncio.Task[Any]) -> asyncio.CancelledError | None:
-    """Wait until the task is done whoever cancels; returns the cancellation that came meanwhile."""
-    cancelled: asyncio.CancelledError | None = None
-    while not task.done():
-        try:
-            await asyncio.wait({task})
-        except asyncio.CancelledError as error:
-            cancelled = error
-    return cancelled
 
 
 class OwnThreads(ThreadSensitiveContext):

@@ -9,7 +9,7 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING, Any, cast
 
-from conversations.agents_session import AgentSession
+from conversations.agents_session import StoredSession
 from conversations.events import CONTEXT_UNAVAILABLE, NOT_SAVED
 from conversations.ids import agent_session_id
 from conversations.items import Memory
@@ -39,7 +39,7 @@ def build_unsaved_turn(
     return LiveTurn(ticket, owner_id=owner_id, text=text, unsaved=unsaved)
 
 
-class UnsavedSession(AgentSession):
+class UnsavedSession(StoredSession):
     """The session of one such turn: what could be read, and what the run adds, in memory only."""
 
     answer_id: UUID | None = None

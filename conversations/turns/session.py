@@ -1,0 +1,182 @@
+"""The memory of one turn: written under its lease, and never a reason for the run to fail."""
+
+from __future__ import annotations
+
+import asyncio
+import logging
+from dataclasses import replace
+from typing import TYPE_CHECKING, Any, Final
+from uuid import UUID
+
+from agents import RunContextWrapper
+from django.utils import timezone
+
+from conversations import lanes
+from conversations.agents_session import StoredSession, keep_signatures, usage_of
+from conversations.errors import StoreError
+from conversations.events import CONTEXT_UNAVAILABLE, NOT_SAVED, SESSION_CORRUPTED, Usage
+from conversations.items import Memory, Row, row_from_item
+from conversations.store import log
+from conversations.store.tickets import Started
+
+if TYPE_CHECKING:
+    from agents.items import TResponseInputItem
+
+logger = logging.getLogger(__name__)
+
+_SPEECH: Final = {"message", "reasoning"}
+
+
+@keep_signatures
+class TurnSession(StoredSession):
+    """The same for one turn: it writes under the turn's lease, and never fails the run.
+
+    The user's row, stored when the turn began, is adopted by the first batch. The answer is one
+    shown row: when the assistant speaks again after a tool, the new row holds all of it and the
+    earlier one stays for the model only. What could not be read or written is told by `warnings`.
+    """
+
+    def __init__(
+        self,
+        agent_session_id: str,
+        *,
+        lease: log.Lease,
+        window: Memory,
+        user_message_id: UUID,
+    ) -> None:
+        super().__init__(agent_session_id)
+        self.lease = lease
+        self.warnings: list[str] = []
+        self.answer_id: UUID | None = None
+        self.answer_text = ""
+        self._window: Memory | None = window
+        self._user_message_id: UUID | None = user_message_id
+        self._unsaved: list[Row] = []
+        self._usage: Usage | None = None
+        self._is_in_doubt = False
+
+    @classmethod
+    def of(cls, started: Started) -> TurnSession:
+        """For a turn that has just begun."""
+        session = cls(
+            started.agent_session_id,
+            lease=started.lease,
+            window=started.window or Memory([]),
+            user_message_id=started.user_message_id,
+        )
+        if started.window is None:
+            session.warnings.append(CONTEXT_UNAVAILABLE)
+        return session
+
+    async def get_items(
+        self, limit: int | None = None, *, wrapper: RunContextWrapper[Any] | None = None
+    ) -> list[TResponseInputItem]:
+        window, self._window = self._window, None
+        if window is not None and limit is None:
+            return await self._items_of(window)
+        await self.flush()
+        try:
+            return await super().get_items(limit, wrapper=wrapper)
+        except StoreError as error:
+            self.warn(CONTEXT_UNAVAILABLE, error)
+            return []
+
+    async def add_items(
+        self, items: list[TResponseInputItem], *, wrapper: RunContextWrapper[Any] | None = None
+    ) -> None:
+        """Raises LeaseLost when another process has taken over: the run must end.
+
+        What tools did is stored at once; what was only said, together with what follows it, at
+        the latest with the turn's end (docs/decisions/0005). What the store does not take is
+        tried again then.
+        """
+        self._unsaved += [row_from_item(item) for item in items]
+        if wrapper is not None:
+            self._usage = usage_of(wrapper)
+        if any(row.kind not in _SPEECH for row in self._unsaved):
+            await self.flush()
+
+    async def flush(self) -> None:
+        """Store what is not stored yet; where that fails, `warnings` say so.
+
+        Whoever cancels, what was stored is known when this ends.
+        """
+        task = asyncio.get_running_loop().create_task(self._flush())
+        cancelled = await settled(task)
+        task.result()
+        if cancelled is not None:
+            raise cancelled
+
+    async def _flush(self) -> None:
+        batch = self.unsaved()
+        if batch is None:
+            return
+        now = timezone.now()
+        try:
+            await lanes.write(
+                lambda db: log.append_for_turn(db, lease=self.lease, batch=batch, now=now)
+            )
+        except StoreError as error:
+            self._is_in_doubt = True  # it may have been stored although we did not hear of it
+            self.warn(NOT_SAVED, error)
+        else:
+            self.saved(batch)
+
+    def unsaved(self) -> log.Batch | None:
+        """What is not stored yet, for whoever stores it together with something else."""
+        rows = list(self._unsaved)
+        if not rows:
+            return None
+        adopt = None
+        if self._user_message_id is not None and rows[0].role == "user":
+            adopt = (self._user_message_id, rows.pop(0))
+        answer_id, answer_text = self.answer_id, self.answer_text
+        for index, row in enumerate(rows):
+            if row.shown and row.role == "assistant":
+                answer_text += row.text
+                rows[index] = replace(row, text=answer_text)
+                for earlier in range(index):
+                    if rows[earlier].id == answer_id:
+                        rows[earlier] = replace(rows[earlier], shown=False)
+                answer_id = row.id
+        return log.Batch(
+            rows=rows,
+            adopt=adopt,
+            replaces=self.answer_id if answer_id != self.answer_id else None,
+            usage=self._usage if rows else None,
+            is_in_doubt=self._is_in_doubt,
+            answer_id=answer_id,
+            answer_text=answer_text,
+        )
+
+    def saved(self, batch: log.Batch) -> None:
+        """The batch is stored."""
+        del self._unsaved[: len(batch.rows) + (batch.adopt is not None)]
+        self._is_in_doubt = False
+        if NOT_SAVED in self.warnings:
+            self.warnings.remove(NOT_SAVED)
+        if batch.adopt is not None:
+            self._user_message_id = None
+        self.answer_id, self.answer_text = batch.answer_id, batch.answer_text
+
+    def warn(self, warning: str, error: Exception) -> None:
+        """Remember the sentence the person is told; the log gets ids and the error's kind."""
+        logger.warning("turn %s: %s (%s)", self.lease.turn_id, warning, type(error).__name__)
+        if warning not in self.warnings:
+            self.warnings.append(warning)
+
+    async def _items_of(self, memory: Memory) -> list[TResponseInputItem]:
+        if memory.unreadable and SESSION_CORRUPTED not in self.warnings:
+            self.warnings.append(SESSION_CORRUPTED)
+        return await super()._items_of(memory)
+
+
+async def settled(task: asyncio.Task[Any]) -> asyncio.CancelledError | None:
+    """Wait until the task is done whoever cancels; returns the cancellation that came meanwhile."""
+    cancelled: asyncio.CancelledError | None = None
+    while not task.done():
+        try:
+            await asyncio.wait({task})
+        except asyncio.CancelledError as error:
+            cancelled = error
+    return cancelled
