@@ -17,6 +17,7 @@ from agents import RunContextWrapper
 from django.utils import timezone
 
 from conversations import lanes
+from conversations.agents_session.compaction import Compactable
 from conversations.agents_session.stored import StoredSession, keep_signatures, usage_of
 from conversations.conf import get_conf
 from conversations.errors import StoreError
@@ -28,7 +29,7 @@ logger = logging.getLogger(__name__)
 
 
 @keep_signatures
-class AgentSession(StoredSession):
+class AgentSession(Compactable):
     """A conversation's memory in the database, in order, byte-exact, shared by all processes.
 
     Any non-empty `str` names a session; one never seen before is empty. A batch is stored whole or

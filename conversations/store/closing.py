@@ -87,7 +87,8 @@ def lock_session(
         return None
     if not all(isinstance(counter, int) for counter in row[3:6]):
         raise StoreDamaged
-    return LockedSession(*row[:6], pruned_count=count_of(row[6]))
+    row = (*row[:6], count_of(row[6]))
+    return LockedSession(*row)
 
 
 def interrupt(db: Database, session: LockedSession, turns: list[Any], *, now: datetime) -> None:
