@@ -16,14 +16,14 @@ from pathlib import Path
 Action = Callable[[], Awaitable[object]]
 
 
-def fresh_site(*, synchronous: str = "FULL") -> Path:
-    """A Django set up on a database of its own; returns its folder."""
+def fresh_site(*, synchronous: str = "FULL", database_url: str = "") -> Path:
+    """A Django set up on a database of its own, or an empty one that is given; its folder."""
     folder = Path(tempfile.mkdtemp(prefix="chatsite-bench-"))
     atexit.register(shutil.rmtree, folder, ignore_errors=True)
     os.environ |= {
         "DJANGO_SETTINGS_MODULE": "chatsite.settings",
         "SECRET_KEY": "benchmark-" + "b" * 50,
-        "DATABASE_URL": "",
+        "DATABASE_URL": database_url,
         "AGENT_SESSION_DB_PATH": str(folder / "bench.db"),
         "SQLITE_SYNCHRONOUS": synchronous,
         "OPENAI_AGENTS_DISABLE_TRACING": "1",
