@@ -30,6 +30,10 @@ class TurnContext:
     user_id: Any
     session_id: UUID
     turn_id: UUID
+    pruned_count: int = 0
+    """How many items of this conversation the model no longer remembers. More than 0: its memory
+    begins later than the conversation, so what it remembers as the earliest was not the first.
+    """
 
 
 @cache

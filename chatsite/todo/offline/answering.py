@@ -53,7 +53,7 @@ def next_step(conversation: Conversation, today: date) -> Step:
 
 
 def _converse(conversation: Conversation, today: date) -> Work:
-    memory = Memory(conversation.earlier)
+    memory = Memory(conversation.earlier, is_whole=conversation.is_whole)
     preferences = known_preferences(conversation.messages)
     sort = next((one.value for one in preferences if one.kind == "sort"), None)
     short = any(one.kind == "length" and one.value == "short" for one in preferences)
@@ -142,10 +142,14 @@ class _Worker:
             tasks = []  # an open task of that name may have come since
         if not tasks and wish.target.kind == "title":
             tasks = yield from self._look_up(wish.target)
-        if not tasks and wish.target.kind == "number":
+        if not tasks and wish.target.kind == "number" and self._memory.is_whole:
             return (yield from self._act_on(wish, wish.target.number, None))
         if not tasks:
-            return phrases.unknown_target(wish.target, has_tasks=bool(self._memory.tasks))
+            return phrases.unknown_target(
+                wish.target,
+                has_tasks=bool(self._memory.tasks),
+                is_whole=self._memory.is_whole,
+            )
         if len(tasks) > 1:
             return phrases.which_one(tasks)
         return (yield from self._act_on(wish, tasks[0].id, tasks[0]))

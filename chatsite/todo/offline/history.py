@@ -40,6 +40,8 @@ class Conversation:
     """Everything given to the model; the last exchange is the one to answer."""
 
     exchanges: tuple[Exchange, ...]
+    is_whole: bool = True
+    """False: it began earlier, with what the model no longer remembers."""
 
     @property
     def now(self) -> Exchange:
@@ -58,10 +60,10 @@ class Conversation:
         return [exchange.message for exchange in self.earlier if exchange.message]
 
 
-def read_conversation(items: str | Iterable[Any]) -> Conversation:
+def read_conversation(items: str | Iterable[Any], *, is_whole: bool = True) -> Conversation:
     """Items in any shape the SDK sends; what is not known here is passed over."""
     if isinstance(items, str):
-        return Conversation((Exchange(items),))
+        return Conversation((Exchange(items),), is_whole)
     exchanges: list[Exchange] = []
     calls: dict[str, Call] = {}
     for item in items:
@@ -81,7 +83,7 @@ def read_conversation(items: str | Iterable[Any]) -> Conversation:
         elif kind == "function_call_output":
             call = calls.get(str(item.get("call_id")), Call("", {}))
             exchanges[-1].answered.append(Answered(call, _output(item.get("output"))))
-    return Conversation(tuple(exchanges or [Exchange("")]))
+    return Conversation(tuple(exchanges or [Exchange("")]), is_whole)
 
 
 def _text_of(content: Any) -> str:

@@ -23,9 +23,13 @@ class KnownTask:
 
 
 class Memory:
-    """What "it", "the first one" and "the groceries task" mean at this point."""
+    """What "it", "the first one" and "the groceries task" mean at this point.
 
-    def __init__(self, exchanges: Iterable[Exchange] = ()) -> None:
+    When it is not whole, nothing is counted from a beginning that it does not know.
+    """
+
+    def __init__(self, exchanges: Iterable[Exchange] = (), *, is_whole: bool = True) -> None:
+        self.is_whole = is_whole
         self.tasks: dict[int, KnownTask] = {}
         self.deeds: dict[str, list[str]] = {"created": [], "completed": [], "deleted": []}
         self._focus: int | None = None
@@ -58,15 +62,20 @@ class Memory:
         if target.kind == "focus":
             ids = [self._focus] if self._focus is not None else []
         elif target.kind == "created":
-            ids = _nth(self._created, target.number)
+            ids = self._nth_created(target.number)
+        elif target.kind == "nth" and self._shown:
+            ids = _nth(self._shown, target.number)
         elif target.kind == "nth":
-            ids = _nth(self._shown or self._created, target.number)
+            ids = self._nth_created(target.number)
         elif target.kind == "number":
             ids = [target.number] if target.number in self.tasks else []
             ids = ids or _nth(self._shown, target.number)
         else:
             return match_title(target.words, list(self.tasks.values()))
         return [self.tasks[task_id] for task_id in ids if task_id in self.tasks]
+
+    def _nth_created(self, number: int) -> list[int]:
+        return _nth(self._created, number) if self.is_whole or number < 0 else []
 
     def _observe_change(self, tool: str, task: KnownTask) -> None:
         self.tasks[task.id] = task

@@ -44,6 +44,7 @@ from openai.types.responses import (
 )
 from openai.types.responses.response_usage import InputTokensDetails, OutputTokensDetails
 
+from chatsite.todo.instructions import is_beginning_forgotten
 from chatsite.todo.offline.answering import Step, next_step
 from chatsite.todo.offline.history import read_conversation
 
@@ -55,6 +56,7 @@ Unnumbered: TypeAlias = Callable[..., TResponseStreamEvent]
 class OfflineModel(Model):
     """Answers from the items it is given and today's date, and from nothing else.
 
+    Of the instructions it reads one thing: whether the beginning of the conversation is forgotten.
     Only ids are random: a call's id must never meet that of another turn of the same session.
     """
 
@@ -112,7 +114,8 @@ class OfflineModel(Model):
         items: str | list[TResponseInputItem],
         tools: Sequence[Tool],
     ) -> Response:
-        step = next_step(read_conversation(items), self._today())
+        conversation = read_conversation(items, is_whole=not is_beginning_forgotten(instructions))
+        step = next_step(conversation, self._today())
         if not isinstance(step, str) and step.name not in {tool.name for tool in tools}:
             step = "I cannot do that here: I have no tool for it."
         item = _output_item(step)

@@ -1,4 +1,4 @@
-"""The sentences the offline model says about tasks."""
+"""The sentences the offline model says about tasks, and about what it has forgotten."""
 
 from __future__ import annotations
 
@@ -11,6 +11,9 @@ from chatsite.todo.offline.history import Json
 from chatsite.todo.offline.intents import Change, Complete, Delete, Show, Target
 from chatsite.todo.offline.memory import KnownTask
 from chatsite.todo.offline.wording import quote
+
+FORGOTTEN: Final = "I no longer remember the beginning of our conversation."
+"""What the person hears when an answer would have to come from there."""
 
 _SORTED_BY: Final = {
     "priority": "Sorted by priority",
@@ -87,9 +90,14 @@ def which_one(tasks: Sequence[KnownTask]) -> str:
     return f"Which one do you mean: {names}?"
 
 
-def unknown_target(target: Target, *, has_tasks: bool) -> str:
+def unknown_target(target: Target, *, has_tasks: bool, is_whole: bool) -> str:
     if target.kind == "title":
         return f"I found no task about {quote(target.words, limit=80)} on your list."
+    if not is_whole:
+        return (
+            f"I do not know which task you mean. {FORGOTTEN} "
+            "Tell me the task's title, or ask me to show your list."
+        )
     if has_tasks:
         return "I do not know which task you mean. Tell me its title, or ask me to show your list."
     return (

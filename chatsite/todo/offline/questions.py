@@ -60,7 +60,45 @@ _NTH_TASK: Final = re.compile(rf"(?:what|which)\b.*?\b{NTH} (?:task|todo|item|on
 _BEFORE: Final = re.compile(
     rf"(?:and |what about |what did i {_SAID} |what was )?(?:the (?:one|message|question)"
     r" )?before that(?: one)?$"
-    rf"|what did i {_SAID}(?: you)? before (?:that|this)$|what did i {_SAID}.*\bbefore that$",
+    rf"|what did i {_SAID}(?: you)? before that$|what did i {_SAID}.*\bbefore that$",
+    _FLAGS,
+)
+# Whole sentences only: these may open like a statement ("The last thing I said?").
+_TELL_ME: Final = (
+    r"(?:(?:do|can) you (?:still )?(?:remember|know|recall) |(?:show|tell|give|remind|read) "
+    r"(?:me )?(?:of )?|(?:repeat|quote|recall) |what(?: is|'s| was) |which (?:is|was) )?"
+)
+_IN_WORDS: Final = (
+    rf"(?: (?:that )?(?:i|we)(?:'ve| have| had| ever| just)* (?:{_SAID}|talked about|discussed)"
+    r"(?: to)?(?: you)?(?: to do)?)?"
+)
+_HERE: Final = r"(?: (?:in|of) (?:this|our|the) (?:conversation|chat)| here| today| was what)*"
+_AT_LAST: Final = (
+    r"(?:(?:very )?last(?: time)?|just|previously|most recently|(?:a|one) (?:moment|minute|second)"
+    r" ago|(?:right |just )?before (?:this|now)(?: (?:one|message|question))?|right before that)"
+)
+_LATEST: Final = re.compile(
+    rf"{_TELL_ME}(?:(?:the|my|our) )?(?:very )?(?:last|previous|latest|most recent) {_THING}"
+    rf"{_IN_WORDS}{_HERE}$"
+    rf"|{_TELL_ME}(?:the|my) {_THING} (?:right |just )?before (?:this|now)(?: one)?$"
+    rf"|{_TELL_ME}what i(?:'ve| have)?(?: just| last) {_SAID}(?: to)?(?: you)?(?: to do)?$"
+    rf"|(?:{_TELL_ME}what i|(?:what|which)(?: {_THING})?(?: did|'d) i) {_SAID}(?: to)?(?: you)?"
+    rf"(?: to do)? {_AT_LAST}$"
+    r"|what (?:was said|did we (?:talk about|discuss)) last$"
+    r"|what (?:came|was) (?:right |just )?before this(?: (?:message|question))?$",
+    _FLAGS,
+)
+_BEGINNING: Final = re.compile(
+    rf"{_TELL_ME}(?:(?:the|my|our) )?(?:very )?(?:first|earliest|original|initial|opening) {_THING}"
+    rf"(?:{_IN_WORDS}| (?:that )?you(?: can)?(?: still)? (?:remember|recall|know|have)){_HERE}$"
+    r"|(?:do you (?:still )?(?:remember|know) )?how (?:did )?(?:i|we|(?:this|our|the)"
+    r" (?:conversation|chat)) (?:start|begin|started|began)(?: (?:this|our|the)"
+    r" (?:conversation|chat))?$"
+    r"|(?:where|with what|what) did (?:we|i) (?:start|begin)(?: with)?$"
+    r"|what (?:started|opened) (?:this|our|the) (?:conversation|chat)$"
+    r"|what (?:was said|did (?:we|i) (?:talk about|discuss)) (?:first|(?:at|in) the"
+    r" (?:beginning|start))$"
+    rf"|what did i {_SAID}(?: to)?(?: you)? in the beginning$",
     _FLAGS,
 )
 _PREVIOUS: Final = re.compile(
@@ -146,6 +184,10 @@ def read_recall(text: str) -> Intent | None:
 def _read_recall_of_messages(
     text: str,
 ) -> Intent | None:
+    if _LATEST.match(text):
+        return RecallMessage("previous")
+    if _BEGINNING.match(text):
+        return _read_first(text)
     asks = re.match(
         r"(?:what|which|who|do you|tell|repeat|remind|how|before|and|can|the|show|list"
         r"|recap|summar)",
@@ -167,18 +209,26 @@ def _read_recall_of_messages(
     if _PREVIOUS.match(text):
         return RecallMessage("previous")
     if _FIRST.search(text) and re.search(r"\b(?:i|my)\b", text, _FLAGS):
-        if re.search(r"\b(?:task|todo|item)\b", text, _FLAGS):
-            return RecallTasks("created", number=1)
-        topic = "to do" if re.search(r"\bto do\b", text, _FLAGS) else ""
-        literal = re.search(
-            r"\bmessage|\bsay\b|\bsaid\b|\bwrite|\bwrote|\btype|\bsen[dt]", text, _FLAGS
-        )
-        return RecallMessage("nth", number=1) if literal else RecallMessage("request", topic=topic)
+        return _read_first(text)
     if match := _ABOUT.match(text):
         return RecallMessage("about", topic=match["topic"] or match["topic2"])
     if (match := _NTH_TASK.match(text)) and not re.search(r"\bdue\b", text, _FLAGS):
         return RecallTasks("created", number=read_nth(match["nth"]))
     return None
+
+
+def _read_first(text: str) -> Intent:
+    """The first task, the first message, or the first thing that was asked for."""
+    if re.search(r"\b(?:task|todo|item)\b", text, _FLAGS):
+        return RecallTasks("created", number=1)
+    topic = "to do" if re.search(r"\bto do\b", text, _FLAGS) else ""
+    literal = re.search(
+        r"\bmessage|\bsay\b|\bsaid\b|\bwrite|\bwrote|\btype|\bsen[dt]|\bhow\b", text, _FLAGS
+    )
+    asked = re.search(r"\b(?:i|my|question|request|command|instruction)\b", text, _FLAGS)
+    if literal or not asked:
+        return RecallMessage("nth", number=1)
+    return RecallMessage("request", topic=topic)
 
 
 def _read_recall_of_facts(text: str) -> Intent | None:

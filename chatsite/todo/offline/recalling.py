@@ -1,9 +1,8 @@
-"""Answers that need no tool: what was said earlier, what is known, small talk."""
+"""Answers that need no tool: small talk, what is known, what was said and done earlier."""
 
 from __future__ import annotations
 
 import re
-from datetime import date
 from typing import Final
 
 from chatsite.todo.offline.facts import (
@@ -15,32 +14,30 @@ from chatsite.todo.offline.facts import (
 from chatsite.todo.offline.history import Conversation
 from chatsite.todo.offline.intents import (
     AskFact,
-    Change,
-    Complete,
     CountMessages,
-    Create,
-    Delete,
     Intent,
     Prefer,
     RecallAnswer,
     RecallMessage,
     RecallTasks,
-    Show,
     SmallTalk,
     State,
     Unknown,
 )
 from chatsite.todo.offline.memory import Memory
-from chatsite.todo.offline.understanding import understand
-from chatsite.todo.offline.wording import capitalize, quote, stems, to_second_person
+from chatsite.todo.offline.phrases import FORGOTTEN
+from chatsite.todo.offline.retelling import (
+    count_messages,
+    recall_answer,
+    recall_message,
+    recall_tasks,
+)
+from chatsite.todo.offline.wording import capitalize, quote, to_second_person
 
 WHO_I_AM: Final = "I am the offline model of this todo assistant"
 ABILITIES: Final = (
     "I can create, list, change, complete and delete your tasks, and answer from what you told "
     "me in this conversation."
-)
-_NOTHING_EARLIER: Final = (
-    "I do not know: this is the first message of our conversation that I have."
 )
 _SMALL_TALK: Final = {
     "greeting": (f"Hello! {WHO_I_AM}.", ABILITIES),
@@ -61,7 +58,6 @@ _SORT_WORDS: Final = {
     "newest": "newest first",
     "oldest": "oldest first",
 }
-_SOME_DAY: Final = date(2000, 1, 3)  # for meanings in which days play no part
 
 
 def answer(intent: Intent, conversation: Conversation, memory: Memory, *, short: bool) -> str:
@@ -75,15 +71,13 @@ def answer(intent: Intent, conversation: Conversation, memory: Memory, *, short:
     if isinstance(intent, AskFact):
         return _tell_fact(intent, conversation)
     if isinstance(intent, RecallMessage):
-        return _recall_message(intent, conversation)
+        return recall_message(intent, conversation)
     if isinstance(intent, RecallTasks):
-        return _recall_tasks(intent, memory)
+        return recall_tasks(intent, memory)
     if isinstance(intent, RecallAnswer):
-        replies = [reply for exchange in conversation.earlier for reply in exchange.replies]
-        return f"I said: {quote(replies[-1])}" if replies else _NOTHING_EARLIER
+        return recall_answer(conversation)
     if isinstance(intent, CountMessages):
-        count = len(conversation.messages)
-        return f"You have sent {count} message{'s' if count > 1 else ''}, this one included."
+        return count_messages(conversation)
     text = intent.text if isinstance(intent, Unknown) else conversation.now.message
     hint = "" if short else f" {ABILITIES}"
     return (
@@ -161,6 +155,8 @@ def _tell(told: list[str]) -> str:
 
 
 def _unknown(conversation: Conversation, topic: str) -> str:
+    if not conversation.is_whole:
+        return f"I do not know {topic}: you have not told me in what I still remember. {FORGOTTEN}"
     if not conversation.earlier_messages:
         return f"I do not know {topic}: I have no earlier message of yours in this conversation."
     return f"I do not know {topic}: you have not told me in this conversation."
@@ -177,88 +173,6 @@ def _topic(question: AskFact) -> str:
         re.IGNORECASE,
     )
     return to_second_person(asked["key"]) if asked else "that"
-
-
-def _recall_message(wanted: RecallMessage, conversation: Conversation) -> str:
-    earlier = conversation.earlier_messages
-    if not earlier:
-        return _NOTHING_EARLIER
-    if wanted.which == "request":
-        first = _first_request(earlier, to_do=wanted.topic == "to do")
-        return f"The first thing you asked me was: {quote(first)}."
-    if wanted.which == "nth":
-        index = wanted.number - 1
-        if index >= len(earlier):
-            return f"You have sent only {len(earlier)} messages before this one."
-        name = "first message" if index == 0 else f"message number {wanted.number}"
-        return f"Your {name} was: {quote(earlier[index])}."
-    if wanted.which == "about":
-        return _recall_topic(wanted.topic, earlier)
-    if wanted.which == "every":
-        lines = [f"{number}. {quote(text)}" for number, text in enumerate(earlier, start=1)]
-        return "\n".join(["So far you wrote:", *lines])
-    return _recall_previous(wanted, earlier)
-
-
-def _first_request(messages: list[str], *, to_do: bool) -> str:
-    """The first message that asks; "to do" passes over questions that only recall."""
-    requests = (Create, Change, Complete, Delete, Show, Unknown)
-    questions = (RecallMessage, RecallTasks, RecallAnswer, CountMessages, AskFact)
-    for kinds in (requests, questions) if to_do else ((*requests, *questions),):
-        for message in messages:
-            if any(isinstance(intent, kinds) for intent in understand(message, _SOME_DAY)):
-                return message
-    return messages[0]
-
-
-def _recall_topic(topic: str, messages: list[str]) -> str:
-    wanted = stems(topic)
-    found = [message for message in messages if wanted and wanted <= stems(message)]
-    found = [message for message in found if "?" not in message] or found
-    if not found:
-        return f"I find no earlier message of yours about {quote(topic, limit=80)}."
-    return f"You said: {quote(found[-1])}."
-
-
-def _recall_previous(wanted: RecallMessage, messages: list[str]) -> str:
-    if wanted.which == "previous":
-        return f"Your last message was: {quote(messages[-1])}."
-    depth = 2
-    remaining = list(messages)
-    while remaining and (which := _looks_back(remaining[-1])):
-        depth += which == "before"
-        remaining.pop()
-    if len(remaining) < depth:
-        return "I have no message of yours before that."
-    return f"Before that, you wrote: {quote(remaining[-depth])}."
-
-
-def _looks_back(message: str) -> str | None:
-    intent = understand(message, _SOME_DAY)[0]
-    if isinstance(intent, RecallMessage) and intent.which in {"previous", "before"}:
-        return intent.which
-    return None
-
-
-def _recall_tasks(wanted: RecallTasks, memory: Memory) -> str:
-    titles = memory.deeds[wanted.done_to_them]
-    if wanted.counts:
-        count = len(titles)
-        return (
-            f"You have {wanted.done_to_them} {count} task{'' if count == 1 else 's'} "
-            "in this conversation."
-        )
-    if not titles:
-        return f"I know of no task {wanted.done_to_them} in this conversation."
-    if wanted.number is not None:
-        index = wanted.number - 1 if wanted.number > 0 else wanted.number
-        if not -len(titles) <= index < len(titles):
-            return f"Only {len(titles)} were {wanted.done_to_them} in this conversation."
-        name = "last" if wanted.number < 0 else f"number {wanted.number}"
-        name = "first" if wanted.number == 1 else name
-        return f"The {name} task {wanted.done_to_them} here was {quote(titles[index])}."
-    names = ", ".join(quote(title) for title in titles)
-    return f"In this conversation you {wanted.done_to_them}: {names}."
 
 
 def _lower(sentence: str) -> str:

@@ -43,6 +43,7 @@ class Talk:
     owner: Any
     session: SQLiteSession
     deltas: list[str] = field(default_factory=list)
+    pruned_count: int = 0
 
     async def say(self, text: str) -> str:
         self.deltas = []
@@ -50,7 +51,12 @@ class Talk:
             self.agent,
             text,
             session=self.session,
-            context=TurnContext(user_id=self.owner.pk, session_id=uuid4(), turn_id=uuid4()),
+            context=TurnContext(
+                user_id=self.owner.pk,
+                session_id=uuid4(),
+                turn_id=uuid4(),
+                pruned_count=self.pruned_count,
+            ),
             run_config=RunConfig(tracing_disabled=True),
         )
         async for event in result.stream_events():
@@ -59,6 +65,18 @@ class Talk:
             ):
                 self.deltas.append(event.data.delta)
         return str(result.final_output)
+
+    async def forget_before(self, message: str) -> None:
+        """Prune the memory: it begins at this message of the person from now on."""
+        items = await self.session.get_items()
+        start = next(
+            place
+            for place, item in enumerate(items)
+            if item.get("role") == "user" and item.get("content") == message
+        )
+        await self.session.clear_session()
+        await self.session.add_items(items[start:])
+        self.pruned_count += start
 
 
 @pytest.fixture

@@ -14,6 +14,7 @@ from agents import SQLiteSession
 from agents.exceptions import ModelBehaviorError
 
 from chatsite.todo import agent
+from chatsite.todo.instructions import BEGINNING_IS_FORGOTTEN
 from chatsite.todo.models import Task
 from chatsite.todo.offline.model import OfflineModel
 from chatsite.todo.tests.conftest import MONDAY, Talk
@@ -104,6 +105,20 @@ async def test_the_next_message_carries_the_history(
     await talk.say("What is my name?")
     assert "My name is Ada" in json.dumps(provider.requests[1].body)
     assert "Hello Ada." in json.dumps(provider.requests[1].body)
+
+
+async def test_a_forgotten_beginning_is_told_to_the_model(
+    talk: Talk, provider: Provider, script: Script
+) -> None:
+    provider.answers = [script.message(["One."]), script.message(["Two."])]
+    await talk.say("one")
+    talk.pruned_count = 2
+    await talk.say("two")
+    told = [
+        json.dumps(BEGINNING_IS_FORGOTTEN)[1:-1] in json.dumps(request.body)
+        for request in provider.requests
+    ]
+    assert told == [False, True]
 
 
 @pytest.mark.parametrize(

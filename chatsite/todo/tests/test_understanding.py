@@ -120,6 +120,7 @@ def test_a_change_is_heard(text: str, change: Change) -> None:
         ("mark it done", Complete(IT)),
         ("complete the groceries task", Complete(Target("title", words="groceries"))),
         ("I finished the report", Complete(Target("title", words="report"))),
+        ("The first one is done", Complete(Target("nth", number=1))),
         ("The second one is done", Complete(Target("nth", number=2))),
         ("Check off task 12", Complete(Target("number", number=12))),
         ("Mark both as done", Complete(Target("all", number=2))),
@@ -195,6 +196,54 @@ def test_a_question_about_days_is_heard(text: str, first: date | None, last: dat
     ],
 )
 def test_a_look_back_is_heard(text: str, intent: Any) -> None:
+    assert meaning(text) == intent
+
+
+@pytest.mark.parametrize(
+    "text",
+    [
+        "What did I say last?",
+        "what was the last thing I said?",
+        "What's the last thing I asked you to do?",
+        "What did I ask you to do last?",
+        "Which message did I send last?",
+        "what did I say just now?",
+        "What did I say right before this?",
+        "What did I say before this message?",
+        "What was the message before this one?",
+        "Could you tell me what I said last?",
+        "Remind me what I just said",
+        "remind me of my last message",
+        "Repeat what I just said",
+        "Do you remember the last thing I said?",
+        "Show me my last message",
+        "The last thing I said?",
+        "And what did I last ask you?",
+        "What did we talk about last?",
+    ],
+)
+def test_a_question_for_the_last_message_is_heard(text: str) -> None:
+    assert meaning(text) == RecallMessage("previous")
+
+
+@pytest.mark.parametrize(
+    ("text", "intent"),
+    [
+        ("What was the first thing?", RecallMessage("nth", number=1)),
+        ("what was the first message in this conversation?", RecallMessage("nth", number=1)),
+        ("What is the first thing you remember?", RecallMessage("nth", number=1)),
+        ("How did our conversation begin?", RecallMessage("nth", number=1)),
+        ("Where did we start?", RecallMessage("nth", number=1)),
+        ("What did we talk about first?", RecallMessage("nth", number=1)),
+        ("show me my first message", RecallMessage("nth", number=1)),
+        ("what did I say first?", RecallMessage("nth", number=1)),
+        ("The first thing I asked?", RecallMessage("request")),
+        ("What was the first thing I asked you?", RecallMessage("request")),
+        ("What did I ask you to do first?", RecallMessage("request", topic="to do")),
+        ("What was my first task?", RecallTasks("created", number=1)),
+    ],
+)
+def test_a_question_for_the_beginning_is_heard(text: str, intent: Any) -> None:
     assert meaning(text) == intent
 
 
@@ -292,6 +341,8 @@ def test_anything_else_is_unknown_and_harmless(text: str) -> None:
         "remember that " * 300,
         " " * 4000 + "x",
         "i'm " * 1000,
+        "what i " * 500,
+        "the first thing i " * 200,
     ],
 )
 @pytest.mark.timeout(10)
