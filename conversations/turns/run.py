@@ -75,14 +75,16 @@ class AgentRun:
         """
         agent = get_agent()
         self._model = model_name(agent)
-        context = TurnContext(self.turn.owner_id, self.turn.session_id, self.turn.id)
+        turn = self.turn
+        pruned_count = turn.started.pruned_count if turn.started is not None else 0
+        context = TurnContext(turn.owner_id, turn.session_id, turn.id, pruned_count)
         self._streaming = Runner.run_streamed(
             agent,
-            self.turn.text,
+            turn.text,
             session=self.session,
             context=context,
             run_config=run_config(),
-            hooks=LeaseHooks(self.turn),
+            hooks=LeaseHooks(turn),
         )
         try:
             async for event in self._streaming.stream_events():
