@@ -43,7 +43,7 @@ from conversations.lanes.database import (
 from conversations.lanes.embedded import Inline, SqliteWriteLane
 from conversations.lanes.lane import CallLane, DjangoWriteLane, Lane, Road, Task
 from conversations.lanes.news import Subscription, notify, subscribe
-from conversations.lanes.synchronous import perform
+from conversations.lanes.synchronous import look_up, perform
 
 P = ParamSpec("P")
 T = TypeVar("T")
@@ -334,6 +334,7 @@ __all__ = [
     "close",
     "from_moment",
     "from_uuid",
+    "look_up",
     "notify",
     "perform",
     "read",

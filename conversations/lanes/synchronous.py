@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
 from typing import TypeVar
 
 from django.db import connection, transaction
@@ -12,16 +13,40 @@ from conversations.lanes.database import Database, DjangoDatabase, SqliteDatabas
 T = TypeVar("T")
 
 
-def perform(job: Callable[[Database], T]) -> T:
+def perform(job: Callable[[Database], T], *, dry_run: bool = False) -> T:
     """Run a job as one atomic unit, in this thread and on Django's own connection.
 
-    Within `atomic()` it is part of that transaction. An error the job raises undoes its writes.
+    Within `atomic()` it is part of that transaction. An error the job raises undoes its writes; so
+    does a dry run. Raises StoreError when the engine fails.
+    """
+    with _in_our_words(), transaction.atomic():
+        outcome = job(_database())
+        if dry_run:
+            transaction.set_rollback(True)
+        return outcome
+
+
+def look_up(job: Callable[[Database], T]) -> T:
+    """Run a job that only reads, in this thread and on Django's own connection.
+
+    No transaction is opened: it waits for no writer, and works where nothing can be written.
     Raises StoreError when the engine fails.
     """
+    with _in_our_words():
+        connection.ensure_connection()
+        return job(_database())
+
+
+def _database() -> Database:
+    """Django's connection, which is open."""
+    is_sqlite = connection.vendor == "sqlite"
+    return SqliteDatabase(connection.connection) if is_sqlite else DjangoDatabase()
+
+
+@contextmanager
+def _in_our_words() -> Iterator[None]:
     try:
-        with transaction.atomic():
-            is_sqlite = connection.vendor == "sqlite"
-            return job(SqliteDatabase(connection.connection) if is_sqlite else DjangoDatabase())
+        yield
     except Exception as error:
         translated = in_our_words(error)
         if translated is error:

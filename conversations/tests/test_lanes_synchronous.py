@@ -72,6 +72,30 @@ def test_within_a_transaction_it_is_part_of_it():
     assert stored() == ["a"]
 
 
-async def test_it_does_not_hold_up_an_event_loop():
+def test_a_dry_run_has_its_result_and_leaves_nothing():
+    assert lanes.perform(insert("a", "b"), dry_run=True) == 2
+    assert stored() == []
+    with transaction.atomic():
+        lanes.perform(insert("c"))
+        lanes.perform(insert("d"), dry_run=True)
+    assert stored() == ["c"]
+
+
+def test_a_look_opens_no_transaction():
+    lanes.perform(insert("a"))
+    connection.close()
+
+    def job(db: Database) -> tuple[bool, list[Any]]:
+        return connection.in_atomic_block, db.all(f"SELECT key FROM {TABLE}")
+
+    assert lanes.look_up(job) == (False, [("a",)])
+    with pytest.raises(StoreError) as caught:
+        lanes.look_up(lambda db: db.one("SELECT x FROM no_such_table"))
+    assert caught.value.__cause__ is not None
+    assert lanes.look_up(job)[1] == [("a",)]
+
+
+@pytest.mark.parametrize("door", [lanes.perform, lanes.look_up])
+async def test_it_does_not_hold_up_an_event_loop(door):
     with pytest.raises(SynchronousOnlyOperation):
-        lanes.perform(insert("a"))
+        door(insert("a"))
