@@ -6,8 +6,8 @@ has times that no calendar of Python's knows, with the same effect.
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
-from datetime import datetime
+from collections.abc import Callable, Collection, Sequence
+from datetime import UTC, datetime
 from typing import Any, Final, TypeVar
 from uuid import UUID
 
@@ -20,6 +20,9 @@ T = TypeVar("T")
 FIRST_YEAR: Final = 1970
 LAST_YEAR: Final = 8999
 """Times beyond these years are taken for damage: a retention added to them must be a time too."""
+LONG_AGO: Final = datetime(FIRST_YEAR, 1, 1, tzinfo=UTC)
+"""What stands for a time that is not known."""
+_TIMES: Final = f"BETWEEN '{FIRST_YEAR}-01-01' AND '{LAST_YEAR}-12-31'"
 
 
 def is_text_damage(error: Exception) -> bool:
@@ -67,6 +70,12 @@ def text_of(value: Any) -> str:
     return value.decode(errors="replace") if isinstance(value, bytes) else ""
 
 
+def word_of(value: Any, words: Collection[str], *, otherwise: str) -> str:
+    """The text where it is one of these words."""
+    word = text_of(value)
+    return word if word in words else otherwise
+
+
 def count_of(value: Any) -> int:
     """The number; 0 where it is none."""
     try:
@@ -97,3 +106,13 @@ def moment_of(value: Any) -> datetime | None:
     except (ValueError, OverflowError):
         return None
     return moment if moment and FIRST_YEAR <= moment.year <= LAST_YEAR else None
+
+
+def is_time(column: str, *, is_sqlite: bool) -> str:
+    """The SQL condition that a column holds what `moment_of` reads as a time."""
+    if not is_sqlite:
+        return f"({column} {_TIMES})"
+    return (
+        f"(typeof({column}) = 'text' AND {column} GLOB '????-??-?? ??:??:??*'"
+        f" AND datetime({column}) IS NOT NULL AND {column} {_TIMES})"
+    )

@@ -15,15 +15,16 @@ from conversations.errors import ThreadNotFound, TurnNotFound
 from conversations.lanes import Database, from_moment, from_uuid
 from conversations.models import ChatSession, ChatTurn
 from conversations.store.damage import (
-    FIRST_YEAR,
-    LAST_YEAR,
+    LONG_AGO,
     count_of,
     first_readable,
     flag_of,
+    is_time,
     moment_of,
     select,
     text_of,
     uuid_of,
+    word_of,
 )
 from conversations.store.log import MESSAGE, SESSION, TURN
 
@@ -41,15 +42,7 @@ _MESSAGE: Final = ("id", "turn_id", "role", "text", "incomplete", "created_at")
 _STATUSES: Final = frozenset(ChatSession.Status.values)
 _TURN_STATUSES: Final = frozenset(ChatTurn.Status.values)
 _SPEAKERS: Final = {"user", "assistant"}
-_LONG_AGO: Final = datetime(FIRST_YEAR, 1, 1, tzinfo=UTC)
 _UNKNOWN: Final = datetime.max.replace(tzinfo=UTC)
-_TIMES: Final = f"BETWEEN '{FIRST_YEAR}-01-01' AND '{LAST_YEAR}-12-31'"
-_IS_TIME: Final = {
-    True: "(typeof(last_active_at) = 'text' AND last_active_at GLOB '????-??-?? ??:??:??*'"
-    f" AND datetime(last_active_at) IS NOT NULL AND last_active_at {_TIMES})",
-    False: f"(last_active_at {_TIMES})",
-}
-"""By `is_sqlite`: whether a session's last activity is what `moment_of` reads as a time."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -132,11 +125,12 @@ def list_threads(
     if after is not None:
         sign = "<" if order == "desc" else ">"
         place = from_uuid(after.id, is_sqlite=db.is_sqlite)
+        is_known = is_time("last_active_at", is_sqlite=db.is_sqlite)
         # A row value, because an OR would defeat the index. What is no time is sorted all the
         # same: after such a row the page goes on from what is stored.
         where += (
             f" AND (last_active_at, id) {sign} (COALESCE((SELECT last_active_at FROM {SESSION}"
-            f" WHERE id = %s AND owner_id = %s AND NOT {_IS_TIME[db.is_sqlite]}), %s), %s)"
+            f" WHERE id = %s AND owner_id = %s AND NOT {is_known}), %s), %s)"
         )
         params += [place, key, from_moment(after.last_active_at, is_sqlite=db.is_sqlite), place]
     if title_like:
@@ -231,7 +225,7 @@ def find_turn(db: Database, *, session_id: UUID, owner_id: Any, turn_id: UUID) -
     queued_at, started_at, first_token_at, finished_at = map(moment_of, rows[0][10:])
     return TurnRow(
         id=turn_id,
-        status=_known(status, _TURN_STATUSES, otherwise="interrupted"),
+        status=word_of(status, _TURN_STATUSES, otherwise="interrupted"),
         ahead=count_of(ahead),
         model=text_of(model),
         requests=count_of(requests),
@@ -257,13 +251,13 @@ def _thread(row: Any) -> ThreadRow | None:
     return ThreadRow(
         session_id,
         text_of(row[1]),
-        created_at or updated_at or last_active_at or _LONG_AGO,
-        updated_at or last_active_at or created_at or _LONG_AGO,
-        last_active_at or updated_at or created_at or _LONG_AGO,
+        created_at or updated_at or last_active_at or LONG_AGO,
+        updated_at or last_active_at or created_at or LONG_AGO,
+        last_active_at or updated_at or created_at or LONG_AGO,
         count_of(row[5]),
         count_of(row[6]),
         # What is locked takes no messages, as is so where the status is no word we know.
-        _known(row[7], _STATUSES, otherwise="locked"),
+        word_of(row[7], _STATUSES, otherwise="locked"),
     )
 
 
@@ -280,11 +274,6 @@ def _message(row: Any) -> MessageRow | None:
         flag_of(row[4]),
         moment_of(row[5]) or _UNKNOWN,
     )
-
-
-def _known(value: Any, words: frozenset[str], *, otherwise: str) -> str:
-    word = text_of(value)
-    return word if word in words else otherwise
 
 
 def _key(owner_id: Any, db: Database) -> Any:

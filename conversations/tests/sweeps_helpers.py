@@ -1,18 +1,22 @@
-"""Turns whose processes died long ago, as the tests of sweeps, tasks and the worker need them."""
+"""What sweeps and commands find: turns whose processes died long ago, memories that grew."""
 
 from __future__ import annotations
 
-from datetime import datetime
+from collections.abc import Iterator
+from contextlib import contextmanager
+from datetime import datetime, timedelta
 from functools import partial
 from typing import Any
 
 from django.utils import timezone
 
 from conversations import lanes
-from conversations.events import ContentDelta, TurnRunning, encode_events
+from conversations.events import ContentDelta, TurnRunning, Usage, encode_events
 from conversations.ids import new_id
-from conversations.models import ChatTurn, RecordedEvents
-from conversations.store import records, tickets
+from conversations.items import row_from_item
+from conversations.lanes.database import DjangoDatabase, SqliteDatabase
+from conversations.models import ChatMessage, ChatSession, ChatTurn, RecordedEvents
+from conversations.store import log, records, tickets
 from conversations.store.leases import Holder
 from conversations.store.records import Recording
 from conversations.store.tickets import Ticket
@@ -69,3 +73,68 @@ def answer(session: Any, process: str, *, ended: datetime | None) -> Ticket:
 
 def recorded() -> set[Any]:
     return set(RecordedEvents.objects.values_list("turn_id", flat=True))
+
+
+def remember(
+    session: Any, count: int, *, at_once: bool = False, usage: Usage | None = None
+) -> None:
+    """So many messages of a person as the SDK adds them: one after the other, or in one input."""
+    now = timezone.now()
+    for number in range(count):
+        lanes.perform(
+            partial(
+                log.append,
+                agent_session_id=session.agent_session_id,
+                rows=[row_from_item({"role": "user", "content": f"a secret {number}"})],
+                usage=usage or Usage(),
+                now=now if at_once else now + timedelta(milliseconds=number),
+            )
+        )
+
+
+def add_as_another_program(session: Any, count: int) -> None:
+    """Messages in the table that no counter knows of."""
+    last = session.messages.order_by("-position").values_list("position", flat=True).first() or 0
+    ChatMessage.objects.bulk_create(
+        ChatMessage(
+            session=session,
+            position=last + number,
+            kind="message",
+            role="user",
+            text="foreign",
+            shown=True,
+            agent_item='{"role": "user", "content": "foreign"}',
+        )
+        for number in range(1, count + 1)
+    )
+
+
+def counters(session: Any) -> tuple[int, ...]:
+    """What is remembered, pruned, stored and seen."""
+    names = ("remembered_count", "pruned_count", "item_count", "message_count")
+    return tuple(ChatSession.objects.values_list(*names).get(id=session.id))
+
+
+def tables() -> list[Any]:
+    """All rows of conversations, as they are stored."""
+    models = (ChatSession, ChatTurn, ChatMessage, RecordedEvents)
+    return [row for model in models for row in model.objects.order_by("pk").values()]
+
+
+@contextmanager
+def statements() -> Iterator[list[str]]:
+    """The SQL that jobs run meanwhile."""
+    seen: list[str] = []
+    kinds = (SqliteDatabase, DjangoDatabase)
+    plain = [kind._execute for kind in kinds]
+
+    def listening(execute: Any) -> Any:
+        return lambda db, sql, params: (seen.append(sql), execute(db, sql, params))[1]
+
+    for kind, execute in zip(kinds, plain, strict=True):
+        kind._execute = listening(execute)  # type: ignore[method-assign]
+    try:
+        yield seen
+    finally:
+        for kind, execute in zip(kinds, plain, strict=True):
+            kind._execute = execute  # type: ignore[method-assign]
