@@ -67,6 +67,7 @@ def build_table() -> tuple[Scheduled, ...]:
     return (
         Scheduled(f"{OURS}recover_turns", f"{TASKS}recover_turns", Every(minutes=1)),
         Scheduled(f"{OURS}forget_events", f"{TASKS}forget_events", Every(minutes=5)),
+        Scheduled(f"{OURS}prune_sessions", f"{TASKS}prune_sessions", Every(minutes=15)),
     )
 
 

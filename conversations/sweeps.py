@@ -1,4 +1,4 @@
-"""What is put in order though nobody asks: turns that were left open, records nobody needs.
+"""What is put in order though nobody asks: turns left open, records nobody needs, long memories.
 
 Sync, in short transactions of their own, for a worker's tasks and for commands. A sweep may be
 killed anywhere: the next one does the rest.
@@ -9,8 +9,11 @@ from __future__ import annotations
 import logging
 import random
 import time
+from collections.abc import Callable, Iterable, Iterator
+from dataclasses import astuple, dataclass
 from datetime import datetime, timedelta
 from functools import partial
+from operator import add
 from typing import Final
 from uuid import UUID
 
@@ -18,7 +21,7 @@ from conversations import lanes
 from conversations.conf import get_conf
 from conversations.errors import StoreBusy, StoreError, StoreReadOnly
 from conversations.lanes import Database
-from conversations.store import leases, records, tickets
+from conversations.store import leases, mending, pruning, records, tickets
 from conversations.store.closing import lock_session
 from conversations.store.leases import Holder
 
@@ -26,6 +29,25 @@ logger = logging.getLogger(__name__)
 
 FORGET_TURNS: Final = 10
 """The records of so many turns go in one transaction."""
+
+
+@dataclass(frozen=True, slots=True)
+class PrunedSessions:
+    """What became of the memories that a sweep looked at, in numbers of sessions and entries."""
+
+    visited: int = 0
+    pruned: int = 0
+    forgotten: int = 0
+    """Entries that are no longer remembered."""
+    running: int = 0
+    """Sessions over their budget that are left to the turn that runs in them: its end prunes."""
+    over_budget: int = 0
+    """Sessions that stay over their budget: their newest turn alone is, or nothing may be cut."""
+    failed: int = 0
+    """Sessions that could not be read, and are as they were."""
+
+    def __add__(self, other: PrunedSessions) -> PrunedSessions:
+        return PrunedSessions(*map(add, astuple(self), astuple(other)))
 
 
 def recover_turns(*, now: datetime) -> int:
@@ -61,6 +83,56 @@ def forget_events(*, now: datetime) -> int:
         forgotten += turns
         _let_others_write()
     return forgotten
+
+
+def prune_sessions(
+    *,
+    now: datetime,
+    session_ids: Iterable[UUID] | None = None,
+    dry_run: bool = False,
+    told: Callable[[PrunedSessions], object] = lambda so_far: None,
+) -> PrunedSessions:
+    """Forget what memories hold beyond their budget: of all sessions over theirs, or of these.
+
+    Each is visited once, in a transaction of its own; one that cannot be read does not keep the
+    rest. Of sessions that are named the counters are mended first: what another program added is
+    found so. A dry run does the same, and undoes it. `told` hears after every session.
+    """
+    prune = partial(_prune, mends=session_ids is not None, now=now)
+    so_far = PrunedSessions()
+    for session_id in _find_over_budget() if session_ids is None else session_ids:
+        try:
+            so_far += lanes.perform(partial(prune, session_id=session_id), dry_run=dry_run)
+        except (StoreBusy, StoreReadOnly):
+            raise  # the others would fare no better
+        except StoreError as error:
+            logger.warning("session %s not pruned: %s", session_id, type(error).__name__)
+            so_far += PrunedSessions(visited=1, failed=1)
+        told(so_far)
+        _let_others_write()
+    return so_far
+
+
+def _find_over_budget() -> Iterator[UUID]:
+    """In the order of their ids: what stays over its budget is not found again."""
+    last = None
+    while session_ids := lanes.look_up(partial(pruning.find_over_budget, after=last)):
+        yield from session_ids
+        last = session_ids[-1]
+
+
+def _prune(db: Database, *, session_id: UUID, mends: bool, now: datetime) -> PrunedSessions:
+    if mends:
+        mending.mend_counters(db, session_id=session_id)
+    forgotten = pruning.prune(db, session_id=session_id, now=now)
+    overrun = pruning.find_overrun(db, session_id=session_id)
+    return PrunedSessions(
+        visited=1,
+        pruned=int(forgotten > 0),
+        forgotten=forgotten,
+        running=int(overrun == "running"),
+        over_budget=int(overrun == "kept"),
+    )
 
 
 def _close_abandoned(db: Database, *, session_id: UUID, holder: Holder, now: datetime) -> int:

@@ -47,6 +47,12 @@ def forget_events() -> int:
     return sweeps.forget_events(now=timezone.now())
 
 
+@without_content
+def prune_sessions() -> int:
+    """Forget what memories hold beyond their budget; how many entries."""
+    return sweeps.prune_sessions(now=timezone.now()).forgotten
+
+
 def _outline(error: BaseException) -> str:
     """The types of an error and its causes, and the lines it came through."""
     names, cause = [type(error).__name__], error.__cause__

@@ -10,11 +10,20 @@ from typing import Any, Final
 from uuid import UUID
 
 from conversations.lanes import Database, from_uuid
+from conversations.store.damage import select
 from conversations.store.log import MESSAGE, REMEMBERED, SESSION, TURN
 
 _COUNTERS: Final = (
-    "last_position, last_turn_number, fence, remembered_count, message_count, item_count,"
-    " pruned_count, quarantined_count, input_tokens, output_tokens"
+    "last_position",
+    "last_turn_number",
+    "fence",
+    "remembered_count",
+    "message_count",
+    "item_count",
+    "pruned_count",
+    "quarantined_count",
+    "input_tokens",
+    "output_tokens",
 )
 
 
@@ -44,7 +53,8 @@ def mend_counters(db: Database, *, session_id: UUID) -> bool:
 
 def _counters(db: Database, key: Any) -> Any:
     lock = "" if db.is_sqlite else " FOR UPDATE"
-    return db.one(f"SELECT {_COUNTERS} FROM {SESSION} WHERE id = %s{lock}", (key,))
+    rows = select(db, _COUNTERS, f"FROM {SESSION} WHERE id = %s{lock}", (key,))
+    return rows[0] if rows else None
 
 
 def _at_least(db: Database, counter: str, column: str, table: str) -> str:

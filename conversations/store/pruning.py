@@ -13,11 +13,14 @@ from uuid import UUID
 
 from conversations.conf import get_conf
 from conversations.history import Header, find_window
-from conversations.lanes import Database, from_moment, from_uuid, to_uuid
+from conversations.lanes import Database, from_moment, from_uuid
 from conversations.models import USUAL_BUDGET
-from conversations.store.damage import select, text_of
+from conversations.store.damage import count_of, first_readable, select, text_of, uuid_of
 from conversations.store.log import MESSAGE, REMEMBERED, SESSION, TURN
 
+_IS_RUNNING: Final = (
+    f"EXISTS (SELECT 1 FROM {TURN} WHERE session_id = {SESSION}.id AND status = 'running')"
+)
 _HEADER: Final = ("position", "kind", "role", "call_id", "caller_id", "created_at")
 
 
@@ -50,11 +53,26 @@ def find_over_budget(db: Database, *, after: UUID | None = None, limit: int = 10
     if after is not None:
         where.append("id > %s")
         params.append(from_uuid(after, is_sqlite=db.is_sqlite))
-    rows = db.all(
-        f"SELECT id FROM {SESSION} WHERE {' AND '.join(where)} ORDER BY id LIMIT %s",
-        (*params, limit),
+    rest = f"FROM {SESSION} WHERE {' AND '.join(where)} ORDER BY id LIMIT %s"
+    return first_readable(
+        lambda count: select(db, ["id"], rest, (*params, count)),
+        count=limit,
+        read=lambda row: uuid_of(row[0]),
     )
-    return [to_uuid(key) for (key,) in rows]
+
+
+def find_overrun(db: Database, *, session_id: UUID) -> str:
+    """Why a session remembers more than its budget: "running" or "kept"; "" where it does not.
+
+    A turn runs in it, or nothing of it may go: mostly, its newest turn alone is longer.
+    """
+    row = db.one(
+        f"SELECT remembered_count, {_IS_RUNNING} FROM {SESSION} WHERE id = %s",
+        (from_uuid(session_id, is_sqlite=db.is_sqlite),),
+    )
+    if row is None or count_of(row[0]) <= get_conf().agent_session_max_messages:
+        return ""
+    return "running" if row[1] else "kept"
 
 
 def forget(
@@ -92,8 +110,7 @@ def _prune(db: Database, of: str, key: Any, *, now: datetime) -> int:
     budget = get_conf().agent_session_max_messages
     lock = "" if db.is_sqlite else " FOR UPDATE"
     row = db.one(
-        f"SELECT id, remembered_count, hold, EXISTS (SELECT 1 FROM {TURN}"
-        f" WHERE session_id = {SESSION}.id AND status = 'running') FROM {SESSION} WHERE {of}{lock}",
+        f"SELECT id, remembered_count, hold, {_IS_RUNNING} FROM {SESSION} WHERE {of}{lock}",
         (key,),
     )
     if row is None:

@@ -5,17 +5,32 @@ from __future__ import annotations
 import time
 from collections.abc import Callable
 from datetime import datetime, timedelta
+from functools import partial
 from typing import Any
 
 import pytest
+from django.db import connection
 from django.utils import timezone
 
 from conversations import processes, sweeps
 from conversations.errors import StoreBusy, StoreDamaged, StoreError, StoreReadOnly
-from conversations.models import ChatMessage, ChatTurn, RecordedEvents
-from conversations.store import tickets
+from conversations.models import ChatMessage, ChatSession, ChatTurn, RecordedEvents
+from conversations.store import pruning, tickets
+from conversations.sweeps import PrunedSessions
 from conversations.tests.other_process import SITE, start_python
-from conversations.tests.sweeps_helpers import answer, die, recorded, sessions, speak, statuses
+from conversations.tests.sweeps_helpers import (
+    add_as_another_program,
+    answer,
+    counters,
+    die,
+    recorded,
+    remember,
+    sessions,
+    speak,
+    statements,
+    statuses,
+    tables,
+)
 
 
 def transcript(session: Any) -> list[str]:
@@ -175,6 +190,156 @@ def test_more_than_one_transaction_may_hold_is_forgotten_too(user, here, monkeyp
         answer(session, here, ended=began)
     assert sweeps.forget_events(now=began + timedelta(hours=1)) == 10
     assert recorded() == set()
+
+
+# --- Memories -----------------------------------------------------------------------------
+
+
+@pytest.fixture
+def budget(settings: Any) -> None:
+    settings.AGENT_SESSION_MAX_MESSAGES = 3
+
+
+def by_id(found: list[Any]) -> list[Any]:
+    return sorted(found, key=lambda session: session.id)
+
+
+def test_every_memory_over_its_budget_is_pruned(user, budget):
+    found = by_id(sessions(user, 4))
+    for session, count in zip(found, (5, 3, 4, 0), strict=True):
+        remember(session, count)
+    now = timezone.now()
+    assert sweeps.prune_sessions(now=now) == PrunedSessions(visited=2, pruned=2, forgotten=3)
+    assert [counters(session)[:2] for session in found] == [(3, 2), (3, 0), (3, 1), (0, 0)]
+    before = tables()
+    assert sweeps.prune_sessions(now=now) == PrunedSessions()
+    assert tables() == before
+
+
+def test_where_no_memory_is_over_its_budget_that_is_one_query(session, budget):
+    remember(session, 3)
+    with statements() as seen:
+        sweeps.prune_sessions(now=timezone.now())
+    assert len(seen) == 1
+
+
+def test_what_stays_over_its_budget_is_visited_once_and_told_apart(user, here, budget, monkeypatch):
+    monkeypatch.setattr(pruning, "find_over_budget", partial(pruning.find_over_budget, limit=1))
+    answered, spoke_long, spoke_often = sessions(user, 3)
+    for session, at_once in ((answered, False), (spoke_long, True), (spoke_often, False)):
+        remember(session, 5, at_once=at_once)
+    speak(answered, process=here)
+    so_far: list[int] = []
+    found = sweeps.prune_sessions(
+        now=timezone.now(), told=lambda outcome: so_far.append(outcome.visited)
+    )
+    assert found == PrunedSessions(visited=3, pruned=1, forgotten=2, running=1, over_budget=1)
+    assert so_far == [1, 2, 3]
+    assert counters(answered)[0] == counters(spoke_long)[0] == 5
+
+
+@pytest.mark.parametrize("error", [StoreDamaged, StoreError])
+def test_a_memory_that_cannot_be_read_keeps_no_other_from_being_pruned(
+    user, budget, monkeypatch, caplog, error
+):
+    damaged, whole = by_id(sessions(user, 2))
+    for session in (damaged, whole):
+        remember(session, 4)
+    prune = pruning.prune
+
+    def fail_once(db: Any, *, session_id: Any, **options: Any) -> int:
+        if session_id == damaged.id:
+            raise error("a secret")
+        return prune(db, session_id=session_id, **options)
+
+    monkeypatch.setattr(pruning, "prune", fail_once)
+    found = sweeps.prune_sessions(now=timezone.now())
+    assert found == PrunedSessions(visited=2, pruned=1, forgotten=1, failed=1)
+    assert [counters(session)[0] for session in (damaged, whole)] == [4, 3]
+    (line,) = [record.getMessage() for record in caplog.records]
+    assert line == f"session {damaged.id} not pruned: {error.__name__}"
+
+
+@pytest.mark.parametrize("error", [StoreBusy, StoreReadOnly])
+def test_where_nothing_can_be_written_no_other_memory_is_tried(user, budget, monkeypatch, error):
+    for session in sessions(user, 2):
+        remember(session, 4)
+    tried = []
+
+    def fail(*arguments: Any, **options: Any) -> None:
+        tried.append(1)
+        raise error
+
+    monkeypatch.setattr(pruning, "prune", fail)
+    with pytest.raises(error):
+        sweeps.prune_sessions(now=timezone.now())
+    assert tried == [1]
+
+
+@pytest.mark.parametrize("value", ["many", b"\xff"])
+def test_a_session_whose_id_or_counter_is_damaged_keeps_no_other_from_being_pruned(
+    user, budget, value
+):
+    if connection.vendor != "sqlite":
+        pytest.skip("another engine refuses what is not of its type")
+    nameless, uncounted, whole = by_id(sessions(user, 3))
+    for session in (uncounted, whole):
+        remember(session, 4)
+    with connection.cursor() as cursor:
+        table = ChatSession._meta.db_table
+        cursor.execute(
+            f"UPDATE {table} SET remembered_count = CAST(%s AS TEXT), id = CAST(%s AS TEXT)"
+            " WHERE id = %s",
+            [value, value, nameless.id.hex],
+        )
+        cursor.execute(
+            f"UPDATE {table} SET remembered_count = CAST(%s AS TEXT) WHERE id = %s",
+            [value, uncounted.id.hex],
+        )
+    found = sweeps.prune_sessions(now=timezone.now())
+    assert counters(whole)[0] == 3
+    assert found.visited == 2
+    named = sweeps.prune_sessions(now=timezone.now(), session_ids=[uncounted.id])
+    assert found.pruned + named.pruned == 2
+    assert counters(uncounted)[0] == 3
+
+
+def test_of_named_sessions_what_another_program_added_is_counted_and_pruned(user, budget):
+    named, other = sessions(user, 2)
+    for session in (named, other):
+        remember(session, 2)
+        add_as_another_program(session, 3)
+    now = timezone.now()
+    assert sweeps.prune_sessions(now=now) == PrunedSessions()
+    found = sweeps.prune_sessions(now=now, session_ids=[named.id])
+    assert found == PrunedSessions(visited=1, pruned=1, forgotten=2)
+    assert (counters(named), counters(other)) == ((3, 2, 5, 5), (2, 0, 2, 2))
+
+
+def test_a_dry_run_says_the_same_and_changes_nothing(user, here, budget):
+    found = sessions(user, 3)
+    for session in found:
+        remember(session, 5)
+    speak(found[0], process=here)
+    before, now = tables(), timezone.now()
+    said = sweeps.prune_sessions(now=now, dry_run=True)
+    assert tables() == before
+    assert sweeps.prune_sessions(now=now) == said != PrunedSessions()
+
+
+def test_pruning_that_is_interrupted_is_ended_by_the_next(user, budget, monkeypatch):
+    found = by_id(sessions(user, 3))
+    for session in found:
+        remember(session, 4)
+
+    def leave(so_far: PrunedSessions) -> None:
+        if so_far.visited == 2:
+            raise KeyboardInterrupt
+
+    with pytest.raises(KeyboardInterrupt):
+        sweeps.prune_sessions(now=timezone.now(), told=leave)
+    assert [counters(session)[0] for session in found] == [3, 3, 4]
+    assert sweeps.prune_sessions(now=timezone.now()).pruned == 1
 
 
 # --- Killed -------------------------------------------------------------------------------

@@ -16,7 +16,14 @@ from conversations import schedules, sweeps, tasks
 from conversations.models import ChatTurn
 from conversations.store import tickets
 from conversations.tests.other_process import run_python
-from conversations.tests.sweeps_helpers import answer, recorded, sessions, speak, statuses
+from conversations.tests.sweeps_helpers import (
+    answer,
+    recorded,
+    remember,
+    sessions,
+    speak,
+    statuses,
+)
 
 ALL = [getattr(tasks, row.task.removeprefix(schedules.TASKS)) for row in schedules.build_table()]
 
@@ -48,13 +55,16 @@ def test_the_worker_need_not_load_the_sdk():
 
 def test_a_task_does_what_its_sweep_does_as_of_now(user, gone, settings):
     settings.CHAT_EVENTS_KEPT_SECONDS = 0
-    abandoned, ended = sessions(user, 2)
+    settings.AGENT_SESSION_MAX_MESSAGES = 3
+    abandoned, ended, long = sessions(user, 3)
     speak(abandoned, process=gone)
     answer(ended, gone, ended=timezone.now())
     assert [tasks.recover_turns(), tasks.recover_turns()] == [1, 0]
     assert statuses(abandoned) == ["interrupted"]
     assert [tasks.forget_events(), tasks.forget_events()] == [1, 0]
     assert recorded() == set()
+    remember(long, 5)
+    assert [tasks.prune_sessions(), tasks.prune_sessions()] == [2, 0]
 
 
 def stored_by_the_queue(task: Any) -> str:
