@@ -14,7 +14,7 @@ from conversations import lanes, turns
 from conversations.errors import ThreadHeld, ThreadNotFound
 from conversations.ids import agent_session_id, new_id
 from conversations.models import ChatMessage, ChatSession, ChatTurn, RecordedEvents
-from conversations.store import closing, log, threads
+from conversations.store import clearing, log, threads
 from conversations.store.threads import ThreadRow
 
 
@@ -69,14 +69,13 @@ async def clear_thread(*, session_id: UUID, owner_id: Any) -> int:
 
     What runs or waits in it is ended first. Raises ThreadNotFound, ThreadHeld.
     """
-    name = await lanes.read(lambda db: _clearable(db, session_id=session_id, owner_id=owner_id))
+    await lanes.read(lambda db: _deletable(db, session_id=session_id, owner_id=owner_id))
     await turns.stop_session(session_id)
     now = timezone.now()
 
     def clear(db: lanes.Database) -> int:
         _deletable(db, session_id=session_id, owner_id=owner_id)
-        closing.interrupt_all(db, session_id=session_id, now=now)
-        return log.clear(db, agent_session_id=name, now=now)
+        return clearing.clear_session(db, session_id=session_id, now=now)
 
     return await lanes.write(clear)
 
@@ -108,16 +107,6 @@ def _delete(session_id: UUID, owner_id: Any) -> None:
         RecordedEvents.objects.filter(turn__session=session)._raw_delete(using="default")
         ChatTurn.objects.filter(session=session)._raw_delete(using="default")
         ChatSession.objects.filter(id=session_id)._raw_delete(using="default")
-
-
-def _clearable(db: lanes.Database, *, session_id: UUID, owner_id: Any) -> str:
-    """The SDK's id of a conversation that may be cleared."""
-    _deletable(db, session_id=session_id, owner_id=owner_id)
-    (name,) = db.one(
-        f"SELECT agent_session_id FROM {log.SESSION} WHERE id = %s",
-        (lanes.from_uuid(session_id, is_sqlite=db.is_sqlite),),
-    )
-    return str(name)
 
 
 def _deletable(db: lanes.Database, *, session_id: UUID, owner_id: Any) -> None:

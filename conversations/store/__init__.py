@@ -9,11 +9,14 @@ transaction when they write, and know nothing of HTTP, the SDK or ChatKit.
     leases     how long a process may be silent, and who is gone
     finishing  how a turn ends that its own process ends
     closing    how turns end that nobody finishes
+    clearing   everything said in a session goes
     stops      a stop asked for in any process
     records    what a stream has told, to be told again
     repeats    the same message sent twice
     titles     what an untitled conversation is called
     mending    counters that do not fit their rows
     damage     reading rows that hold what their columns should not
+    pruning    the oldest leave a memory that is too long
+    statistics sessions in numbers
     threads    what a person's list and transcript show
 """

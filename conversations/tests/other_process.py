@@ -44,6 +44,20 @@ def start_python(script: str, *arguments: str, **changes: str) -> subprocess.Pop
     )
 
 
+def run_command(*arguments: str) -> subprocess.CompletedProcess[str]:
+    """A command of `manage.py`, as a program without a terminal runs it."""
+    return subprocess.run(
+        [sys.executable, "-W", "error", "manage.py", *arguments],
+        cwd=ROOT,
+        env=environment(),
+        stdin=subprocess.DEVNULL,
+        capture_output=True,
+        text=True,
+        timeout=PATIENCE,
+        check=False,
+    )
+
+
 def finish(process: subprocess.Popen[str]) -> str:
     """What the script printed; fails with its complaint when it did not end well."""
     try:

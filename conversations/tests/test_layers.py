@@ -119,7 +119,10 @@ if True:
     ]
 
 
-@pytest.mark.parametrize("arguments", ["migrate --check", "check", "--help"])
+@pytest.mark.parametrize(
+    "arguments",
+    ["migrate --check", "check", "--help", "session_stats", "prune_sessions", "clear_session 1"],
+)
 def test_a_command_that_runs_no_agent_does_not_import_the_sdk(arguments, tmp_path):
     loaded = run_python(
         """

@@ -2,26 +2,28 @@
 
 from __future__ import annotations
 
-import json
 from argparse import ArgumentParser
 from dataclasses import asdict
 from typing import Any
 
 from django.apps import apps
-from django.core.management.base import BaseCommand, CommandError
+from django.core.management.base import CommandError
 from django.db import DatabaseError
 from django.utils import timezone
 
+from conversations.errors import StoreError
+from conversations.management import console
 
-class Command(BaseCommand):
+
+class Command(console.ConsoleCommand):
     help = (
         "Create or correct the schedules of the background worker. A timing that staff have "
         "changed stays; schedules of others are not touched. `serve` does this at every start."
     )
 
     def add_arguments(self, parser: ArgumentParser) -> None:
-        parser.add_argument("--dry-run", action="store_true", help="say what would change")
-        parser.add_argument("--json", action="store_true", help="print one JSON object")
+        console.add_dry_run(parser)
+        super().add_arguments(parser)
 
     def handle(self, *args: Any, **options: Any) -> None:
         if not apps.is_installed("django_q"):
@@ -32,11 +34,10 @@ class Command(BaseCommand):
         try:
             synced = sync_schedules(now=timezone.now(), dry_run=dry_run)
         except DatabaseError as error:
-            raise CommandError(f"The schedules could not be stored: {error}") from error
-        if options["json"]:
-            self.stdout.write(json.dumps(asdict(synced) | {"dry_run": dry_run}))
-            return
-        for became, names in asdict(synced).items():
-            would_be = "would be " if dry_run and became != "unchanged" else ""
-            for name in names:
-                self.stdout.write(f"{name}: {would_be}{became}")
+            raise StoreError(f"The schedules could not be stored: {error}") from error
+        lines = [
+            f"{name}: {'would be ' if dry_run and became != 'unchanged' else ''}{became}"
+            for became, names in asdict(synced).items()
+            for name in names
+        ]
+        self.answer(asdict(synced) | {"dry_run": dry_run}, *lines, as_json=options["json"])
