@@ -109,17 +109,15 @@ def find_window(headers: Sequence[Header], *, limit: int) -> Window:
 
 def _starts(headers: Sequence[Header]) -> list[int]:
     """Where a memory may begin, oldest first: no later than with its newest turn."""
-    inputs = [
-        index
-        for index, header in enumerate(headers)
-        if _is_said(header)
-        and not (
-            index
-            and header.moment is not None
-            and header.moment == headers[index - 1].moment
-            and _is_said(headers[index - 1])
-        )
-    ]
+    inputs = []
+    is_asking = False  # the user has a message in this input already
+    for index, header in enumerate(headers):
+        is_same = index and header.moment is not None and header.moment == headers[index - 1].moment
+        is_asking = bool(is_asking and is_same and header.role in _NOT_THE_MODEL)
+        if _is_said(header):
+            if not is_asking:
+                inputs.append(index)
+            is_asking = True
     reaches = _reaches(headers)
     starts, farthest = [], len(headers)
     following = len(headers)
@@ -133,33 +131,40 @@ def _starts(headers: Sequence[Header]) -> list[int]:
 
 
 def _reaches(headers: Sequence[Header]) -> list[int]:
-    """For each row the index of the earliest row that it cannot do without; its own, if none."""
-    answerable: dict[tuple[str, str], int] = {}
+    """For each row the index of the earliest row that it cannot do without; its own, if none.
+
+    An output is of the nearest call before it that has its id and no output yet.
+    """
+    waiting: dict[tuple[str, str], list[int]] = {}  # calls without an output, by what it will be
+    answered: dict[tuple[str, str], int] = {}
     programs: dict[str, int] = {}
     latest: dict[str, int] = {}  # by the kind of their answers, whatever their ids
-    searches: list[int] = []  # without a call id, not yet answered
-    first_reference: int | None = None
+    reference: int | None = None  # the nearest
     reaches = []
     for index, header in enumerate(headers):
         kind, pair_id = header.kind, header.pair_id
         needs: list[int | None] = [index]
         if header.program_id:
-            needs.append(programs.get(header.program_id, first_reference))
-        if kind == _PAIRED_BY_ORDER and not pair_id:
-            needs.append(searches.pop() if searches else first_reference)
-        elif kind in _ANSWERS:
-            needs.append(answerable.get((kind, pair_id), first_reference))
-            if kind == _NAMED_OTHERWISE and (kind, pair_id) not in answerable:
-                needs.append(latest.get(kind))
+            needs.append(programs.get(header.program_id, reference))
+        if kind in _ANSWERS:
+            calls = waiting.get((kind, pair_id))
+            if calls:
+                answered[kind, pair_id] = calls.pop()
+                needs.append(answered[kind, pair_id])
+            elif pair_id and (kind, pair_id) in answered:
+                needs.append(answered[kind, pair_id])
+            elif kind == _NAMED_OTHERWISE:
+                needs.append(latest.get(kind, reference))
+            else:
+                needs.append(reference)
         answer = OUTPUT_OF.get(kind)
         if answer is not None:
-            answerable[answer, pair_id] = latest[answer] = index
-            if answer == _PAIRED_BY_ORDER and not pair_id:
-                searches.append(index)
+            waiting.setdefault((answer, pair_id), []).append(index)
+            latest[answer] = index
             if kind == "program":
                 programs[pair_id] = index
-        elif kind == _STANDS_FOR_ANY and first_reference is None:
-            first_reference = index
+        elif kind == _STANDS_FOR_ANY:
+            reference = index
         reaches.append(min(need for need in needs if need is not None))
     return reaches
 
