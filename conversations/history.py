@@ -32,6 +32,16 @@ OUTPUT_OF: Final = {
 }
 """The kind that answers each kind of call; as the SDK pairs them."""
 
+REASONS: Final = {
+    "unreadable": "there is no item in it",
+    "no position": "its position is no number",
+    "no call": "what it answers does not come before it",
+    "no program": "the program that made it does not come before it",
+    "no follower": "the item that this reasoning led to does not follow",
+    "no reasoning": "the reasoning that led to it cannot be read",
+}
+"""Why a row is not sent, and is set aside."""
+
 _MESSAGES: Final = frozenset({"message", ""})  # a program says nothing
 _ANSWERS: Final = frozenset(OUTPUT_OF.values())
 _PAIRED_BY_ORDER: Final = "tool_search_output"  # where neither side has a call id
@@ -220,8 +230,8 @@ def _is_whole(items: Iterable[Mapping[str, Any]]) -> bool:
     return not is_reasoned
 
 
-def misplaced(headers: Sequence[Header]) -> set[int]:
-    """The positions, in a whole memory, of rows that must not be sent without what is missing.
+def misplaced(headers: Sequence[Header]) -> dict[int, str]:
+    """The positions, in a whole memory, of rows that must not be sent, with what they lack.
 
     Lost rows are not among them. What remains is in order: asked again, nothing is misplaced.
     """
@@ -229,9 +239,9 @@ def misplaced(headers: Sequence[Header]) -> set[int]:
     return found | _dangling_reasoning(headers, found)
 
 
-def _without_cause(headers: Iterable[Header]) -> set[int]:
+def _without_cause(headers: Iterable[Header]) -> dict[int, str]:
     """Rows that follow from something which does not come before them."""
-    found: set[int] = set()
+    found: dict[int, str] = {}
     answerable: set[tuple[str, str]] = set()
     programs: set[str] = set()
     searches = 0  # without a call id, not yet answered
@@ -244,18 +254,21 @@ def _without_cause(headers: Iterable[Header]) -> set[int]:
             continue
         if kind == "reasoning":
             continue
-        is_bad = bool(program_id) and program_id not in programs and is_all_there
-        if kind in _ANSWERS:
+        lacks = ""
+        if program_id and program_id not in programs and is_all_there:
+            lacks = "no program"
+        elif kind in _ANSWERS:
             if kind == _PAIRED_BY_ORDER and not pair_id:
-                is_bad = is_bad or (searches == 0 and is_all_there)
-                searches -= searches > 0 and not is_bad
+                is_answer = searches > 0
+                searches -= is_answer
             else:
-                is_bad = is_bad or ((kind, pair_id) not in answerable and is_all_there)
+                is_answer = (kind, pair_id) in answerable
+            lacks = "no call" if is_all_there and not is_answer else ""
         elif has_lost_reasoning and own_id and header.role not in _NOT_THE_MODEL:
-            is_bad = True
+            lacks = "no reasoning"
         has_lost_reasoning = False
-        if is_bad:
-            found.add(position)
+        if lacks:
+            found[position] = lacks
             continue
         if kind == _STANDS_FOR_ANY:
             is_all_there = False
@@ -268,14 +281,14 @@ def _without_cause(headers: Iterable[Header]) -> set[int]:
     return found
 
 
-def _dangling_reasoning(headers: Sequence[Header], left_out: set[int]) -> set[int]:
+def _dangling_reasoning(headers: Sequence[Header], left_out: Mapping[int, str]) -> dict[int, str]:
     """Reasoning that the item it led to does not follow."""
-    found: set[int] = set()
+    found: dict[int, str] = {}
     is_followed = False
     for header in reversed(headers):
         if header.kind == "reasoning" and not header.is_lost:
             if not is_followed:
-                found.add(header.position)
+                found[header.position] = "no follower"
         else:
             is_gone = header.is_lost or header.position in left_out
             is_followed = not is_gone and header.role not in _NOT_THE_MODEL

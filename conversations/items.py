@@ -36,14 +36,14 @@ class Row:
 
 @dataclass(frozen=True, slots=True)
 class Memory:
-    """What was read back: the items, and the positions of rows that are to be set aside.
+    """What was read back: the items, and the positions of rows that are to be set aside, with why.
 
-    Those hold no item, or one that has lost what it belongs to (`history`). None stands for all
-    rows whose position is no number: SQLite stores anything anywhere.
+    Those hold no item, or one that has lost what it belongs to (`history.REASONS`). None stands for
+    all rows whose position is no number: SQLite stores anything anywhere.
     """
 
     items: list[dict[str, Any]]
-    unreadable: tuple[int | None, ...] = ()
+    unreadable: Mapping[int | None, str] = field(default_factory=dict)
 
 
 def encode_item(item: Any) -> str:

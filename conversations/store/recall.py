@@ -6,7 +6,7 @@ set aside for staff.
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from datetime import datetime
 from typing import Any, Final
 from uuid import UUID
@@ -36,8 +36,8 @@ def quarantine(db: Database, *, agent_session_id: str, memory: Memory, now: date
     """Set unreadable rows aside: the model never sees them again, staff do."""
     found = lock_named(db, agent_session_id) if memory.unreadable else None
     if found is not None:
-        _set_aside(db, session_id=found, positions=memory.unreadable, now=now)
-        _count_again(db, session_id=found)
+        _set_aside(db, session_id=found, unreadable=memory.unreadable, now=now)
+        count_again(db, session_id=found)
 
 
 def pop(db: Database, *, agent_session_id: str, now: datetime) -> dict[str, Any] | None:
@@ -48,7 +48,7 @@ def pop(db: Database, *, agent_session_id: str, now: datetime) -> dict[str, Any]
     found = lock_named(db, agent_session_id)
     if found is None:
         return None
-    position, agent_item = _position(db), _as_bytes(db, "agent_item")
+    position, agent_item = position_in(db), as_bytes(db, "agent_item")
     unreadable = 0
     item: dict[str, Any] | None = None
     while row := db.one(
@@ -60,7 +60,7 @@ def pop(db: Database, *, agent_session_id: str, now: datetime) -> dict[str, Any]
         if item is not None:
             break
         unreadable += 1
-        _set_aside(db, session_id=found, positions=row[:1], now=now)
+        _set_aside(db, session_id=found, unreadable={row[0]: _why_unread(row[0])}, now=now)
     if item is not None:
         db.run(f"DELETE FROM {MESSAGE} WHERE session_id = %s AND position = %s", (found, row[0]))
         moment = from_moment(now, is_sqlite=db.is_sqlite)
@@ -72,8 +72,30 @@ def pop(db: Database, *, agent_session_id: str, now: datetime) -> dict[str, Any]
             (moment, moment, row[2], row[2], found),
         )
     if unreadable:
-        _count_again(db, session_id=found)
+        count_again(db, session_id=found)
     return item
+
+
+def position_in(db: Database) -> str:
+    """The column of a row's position, NULL where it is no number."""
+    return (
+        "CASE WHEN typeof(position) = 'integer' THEN position END" if db.is_sqlite else "position"
+    )
+
+
+def as_bytes(db: Database, column: str) -> str:
+    """A column of text so that it can be read whatever is in it."""
+    return f"CAST({column} AS BLOB)" if db.is_sqlite else column
+
+
+def count_again(db: Database, *, session_id: Any) -> None:
+    """What was remembered before is not known for sure: a foreign writer may not have counted."""
+    of_session = f"SELECT COUNT(*) FROM {MESSAGE} WHERE session_id = %s"
+    db.run(
+        f"UPDATE {SESSION} SET remembered_count = ({of_session} AND {REMEMBERED}),"
+        f" quarantined_count = ({of_session} AND quarantined_at IS NOT NULL) WHERE id = %s",
+        (session_id, session_id, session_id),
+    )
 
 
 def _load(db: Database, *, where: str, params: Sequence[Any], limit: int | None) -> Memory:
@@ -100,7 +122,7 @@ def _load_one_by_one(
     db: Database, *, where: str, params: Sequence[Any], limit: int | None
 ) -> Memory:
     """The same where a row is damaged: it costs only itself, and what belongs to it."""
-    columns = ", ".join([_position(db), _as_bytes(db, "agent_item"), _as_bytes(db, "kind")])
+    columns = ", ".join([position_in(db), as_bytes(db, "agent_item"), as_bytes(db, "kind")])
     asked = limit
     while True:
         found = _select(db, columns, where=where, params=params, limit=asked)
@@ -110,7 +132,7 @@ def _load_one_by_one(
             return _in_order(rows)
         if len(good) >= limit or len(found) < asked:
             bad = (position for position, item, _ in rows if position is None or item is None)
-            return Memory(good[-limit:], tuple(dict.fromkeys(bad)))
+            return Memory(good[-limit:], {position: _why_unread(position) for position in bad})
         asked *= 2
 
 
@@ -118,20 +140,20 @@ def _in_order(rows: Iterable[tuple[int | None, dict[str, Any] | None, str]]) -> 
     """The memory that (position, item, kind) rows make, without what has lost its rest."""
     headers: list[Header] = []
     items: dict[int, dict[str, Any]] = {}
-    unreadable: dict[int | None, None] = {}
+    unreadable: dict[int | None, str] = {}
     for position, item, kind in rows:
         if position is None:
-            unreadable[None] = None
+            unreadable[None] = "no position"
         elif item is None:
             headers.append(Header(position, kind, is_lost=True))
-            unreadable[position] = None
+            unreadable[position] = "unreadable"
         else:
             headers.append(header_of(position, item))
             items[position] = item
-    for position in misplaced(headers):
+    for position, reason in misplaced(headers).items():
         del items[position]
-        unreadable[position] = None
-    return Memory(list(items.values()), tuple(unreadable))
+        unreadable[position] = reason
+    return Memory(list(items.values()), unreadable)
 
 
 def _select(
@@ -146,39 +168,27 @@ def _select(
     return newest
 
 
-def _position(db: Database) -> str:
-    """A row's position, NULL where it is no number."""
-    return (
-        "CASE WHEN typeof(position) = 'integer' THEN position END" if db.is_sqlite else "position"
-    )
-
-
-def _as_bytes(db: Database, column: str) -> str:
-    return f"CAST({column} AS BLOB)" if db.is_sqlite else column
+def _why_unread(position: int | None) -> str:
+    return "no position" if position is None else "unreadable"
 
 
 def _set_aside(
-    db: Database, *, session_id: Any, positions: Sequence[int | None], now: datetime
+    db: Database, *, session_id: Any, unreadable: Mapping[int | None, str], now: datetime
 ) -> None:
     """Mark rows under the session's lock; None are those whose position is no number."""
     update = (
-        f"UPDATE {MESSAGE} SET quarantined_at = %s WHERE session_id = %s AND quarantined_at IS NULL"
+        f"UPDATE {MESSAGE} SET quarantined_at = %s, quarantine_reason = %s"
+        " WHERE session_id = %s AND quarantined_at IS NULL"
     )
     moment = from_moment(now, is_sqlite=db.is_sqlite)
-    known = [position for position in positions if position is not None]
-    for start in range(0, len(known), _AT_ONCE):
-        some = known[start : start + _AT_ONCE]
-        marks = ", ".join(["%s"] * len(some))
-        db.run(f"{update} AND position IN ({marks})", (moment, session_id, *some))
-    if len(known) < len(positions):
-        db.run(f"{update} AND typeof(position) <> 'integer'", (moment, session_id))
-
-
-def _count_again(db: Database, *, session_id: Any) -> None:
-    """What was remembered before is not known for sure: a foreign writer may not have counted."""
-    of_session = f"SELECT COUNT(*) FROM {MESSAGE} WHERE session_id = %s"
-    db.run(
-        f"UPDATE {SESSION} SET remembered_count = ({of_session} AND {REMEMBERED}),"
-        f" quarantined_count = ({of_session} AND quarantined_at IS NOT NULL) WHERE id = %s",
-        (session_id, session_id, session_id),
-    )
+    positions: dict[str, list[int]] = {}
+    for position, reason in unreadable.items():
+        if position is None:
+            db.run(f"{update} AND typeof(position) <> 'integer'", (moment, reason, session_id))
+        else:
+            positions.setdefault(reason, []).append(position)
+    for reason, known in positions.items():
+        for start in range(0, len(known), _AT_ONCE):
+            some = known[start : start + _AT_ONCE]
+            marks = ", ".join(["%s"] * len(some))
+            db.run(f"{update} AND position IN ({marks})", (moment, reason, session_id, *some))

@@ -895,7 +895,7 @@ async def test_a_turn_tells_that_rows_were_left_out(turn_session, monkeypatch, w
     async def refuse(_job: Any) -> None:
         raise StoreReadOnly
 
-    memory = turn_session(window=Memory(numbered(1), unreadable=(7,)))
+    memory = turn_session(window=Memory(numbered(1), unreadable={7: "unreadable"}))
     if not writable:
         monkeypatch.setattr(lanes, "write", refuse)
     assert await memory.get_items() == numbered(1)

@@ -11,7 +11,7 @@ from agents.run_internal.session_persistence import prepare_input_with_session
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from conversations.history import OUTPUT_OF, Header, header_of, is_whole, misplaced
+from conversations.history import OUTPUT_OF, REASONS, Header, header_of, is_whole, misplaced
 
 Item = dict[str, Any]
 MODEST = settings(max_examples=200, deadline=None)
@@ -58,6 +58,10 @@ def headers_of(items: Sequence[Item | None]) -> list[Header]:
 
 def left_out(*items: Item | None) -> list[int]:
     return sorted(misplaced(headers_of(items)))
+
+
+def lacking(*items: Item | None) -> dict[int, str]:
+    return misplaced(headers_of(items))
 
 
 def kept(items: Sequence[Item | None]) -> list[Item]:
@@ -221,6 +225,18 @@ def test_what_people_say_outlives_anything():
     assert left_out(LOST_REASONING, {**said(), "id": "u"}, LOST, said()) == []
 
 
+# Why
+
+
+def test_each_row_that_is_left_out_says_what_it_lacks():
+    assert lacking(said(), output(), said()) == {1: "no call"}
+    assert lacking(call(**by_program()), output()) == {0: "no program", 1: "no call"}
+    assert lacking(output(**by_program())) == {0: "no program"}
+    assert lacking(said(), reasoning(), said("Well?")) == {1: "no follower"}
+    assert lacking(LOST_REASONING, answered(), said()) == {1: "no reasoning"}
+    assert lacking(said(), LOST, said()) == {}
+
+
 # All of it at random
 
 
@@ -304,6 +320,12 @@ def test_what_is_left_of_a_history_with_holes_is_whole(items, chance, holes):
 @given(ANY_ROWS)
 def test_what_is_left_of_anything_is_whole(rows):
     assert_whole(kept(rows))
+
+
+@MODEST
+@given(ANY_ROWS)
+def test_what_a_row_lacks_is_one_of_the_known_reasons(rows):
+    assert set(lacking(*rows).values()) <= REASONS.keys()
 
 
 @MODEST
