@@ -7,8 +7,8 @@ A model's provider refuses a conversation in which an output has no call, or rea
 item it led to, and goes on refusing it on every later turn. So these are not sent, and are set
 aside: an output, or the answer to an approval request, that comes before what it answers or without
 it; what a program did that is not there; reasoning that is followed by no item of the model's (the
-memory ends, somebody else speaks, or the item is lost); an item whose own reasoning is lost. What
-is left out takes along what depends on it; all else stays as it is.
+memory ends, somebody or a tool speaks, or the item is lost); an item whose own reasoning is lost.
+What is left out takes along what depends on it; all else stays as it is.
 
 Not touched are a call without an output, which may wait for a person's approval (the SDK keeps it
 from the model until it is answered), and ids that come twice (of which the SDK sends the latest).
@@ -48,6 +48,7 @@ _PAIRED_BY_ORDER: Final = "tool_search_output"  # where neither side has a call 
 _NAMED_OTHERWISE: Final = "local_shell_call_output"  # may name its call by the item's own id
 _SUMMARY: Final = "compaction"  # of all that was before it
 _STANDS_FOR_ANY: Final = "item_reference"  # an item the provider keeps, known by its id alone
+_FROM_OUTSIDE: Final = _ANSWERS - {"program_output", "tool_search_output"}
 _NOT_THE_MODEL: Final = frozenset({"user", "system", "developer"})
 _FAKE_ID: Final = "__fake_id__"  # what the SDK puts where a provider gives no ids
 
@@ -212,7 +213,7 @@ def _is_whole(items: Iterable[Mapping[str, Any]]) -> bool:
     for item in items:
         kind = item.get("type")
         if is_reasoned and kind != "reasoning":
-            if item.get("role") in _NOT_THE_MODEL:
+            if item.get("role") in _NOT_THE_MODEL or kind in _FROM_OUTSIDE:
                 return False
             is_reasoned = False
         if kind == "message" or kind is None:
@@ -291,7 +292,9 @@ def _dangling_reasoning(headers: Sequence[Header], left_out: Mapping[int, str]) 
                 found[header.position] = "no follower"
         else:
             is_gone = header.is_lost or header.position in left_out
-            is_followed = not is_gone and header.role not in _NOT_THE_MODEL
+            is_followed = not (
+                is_gone or header.role in _NOT_THE_MODEL or header.kind in _FROM_OUTSIDE
+            )
     return found
 
 

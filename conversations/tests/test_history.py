@@ -16,6 +16,7 @@ from conversations.history import OUTPUT_OF, REASONS, Header, header_of, is_whol
 Item = dict[str, Any]
 MODEST = settings(max_examples=200, deadline=None)
 
+OUTSIDE = OUTPUT_OF.keys() - {"program", "tool_search_call", "mcp_approval_request"}
 FAMILIES = {kind: answer for kind, answer in OUTPUT_OF.items() if kind != "mcp_approval_request"}
 
 
@@ -209,6 +210,14 @@ def test_reasoning_goes_with_the_item_that_is_lost():
     assert left_out(reasoning(), call(**by_program()), output()) == [0, 1, 2]
 
 
+@pytest.mark.parametrize("kind", sorted(OUTSIDE))
+def test_reasoning_does_not_lead_to_what_a_tool_says(kind):
+    """Its own call is lost, and another's output is next."""
+    first = call("a", kind)
+    assert left_out(said(), first, reasoning(), output("a", kind), answered()) == [2]
+    assert not is_whole([first, reasoning(), output("a", kind), answered()])
+
+
 def test_an_item_goes_with_its_lost_reasoning():
     assert left_out(said(), LOST_REASONING, answered(), said()) == [2]
     assert left_out(said(), LOST_REASONING, call(), output(), answered()) == [2, 3]
@@ -372,6 +381,7 @@ def assert_whole(items: list[Item]) -> None:
         if kind == "reasoning":
             after = next(other for other in items[index:] if other.get("type") != "reasoning")
             assert after.get("role") not in ("user", "developer")
+            assert after.get("type") not in [OUTPUT_OF[kind] for kind in OUTSIDE]
 
 
 def test_the_histories_of_these_tests_are_of_all_kinds():
