@@ -58,6 +58,13 @@ class ThreadHeld(Conflict):
     code = "held"
 
 
+class ThreadBusy(Conflict):
+    """A turn runs in this conversation; try again when it has ended."""
+
+    code = "thread_busy"
+    retryable = True
+
+
 class IdempotencyConflict(Conflict):
     """This idempotency key was used with another text."""
 

@@ -117,6 +117,7 @@ ERRORS = [
     (errors.TurnNotFound(), 404, "turn_not_found", False),
     (errors.ThreadClosed(), 409, "thread_closed", False),
     (errors.ThreadHeld(), 409, "held", False),
+    (errors.ThreadBusy(), 409, "thread_busy", True),
     (errors.IdempotencyConflict(), 409, "idempotency_conflict", False),
     (errors.TooLarge(), 413, "too_large", False),
     (errors.Invalid(), 422, "invalid", False),
