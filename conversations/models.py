@@ -269,7 +269,9 @@ class ChatMessage(models.Model):
     quarantined_at = models.DateTimeField(
         null=True, blank=True, help_text="When the row was found damaged and set aside."
     )
-    quarantine_reason = models.CharField(max_length=20, blank=True, db_default="")
+    quarantine_reason = models.CharField(
+        max_length=20, blank=True, db_default="", help_text="A key of `history.REASONS`."
+    )
     forgotten_at = models.DateTimeField(
         null=True,
         blank=True,
@@ -294,6 +296,20 @@ class ChatMessage(models.Model):
 
     def __str__(self) -> str:
         return f"{self.role or self.kind} at {self.position} of {self.session_id}"
+
+
+class QuarantinedMessage(ChatMessage):
+    """An entry that is set aside, as staff see it."""
+
+    class Meta:
+        proxy = True
+        verbose_name = "entry set aside"
+        verbose_name_plural = "entries set aside"
+        default_permissions = ("view",)
+        permissions = (("restore_chatmessage", "Can put entries set aside back into the memory"),)
+
+    def __str__(self) -> str:
+        return f"entry {self.pk}"  # the other columns may be damaged
 
 
 class AccessTokenQuerySet(models.QuerySet["AccessToken"]):

@@ -1,13 +1,10 @@
-"""What staff may do so far: see and revoke access tokens. The view of conversations comes later."""
+"""Access tokens, as staff see and revoke them."""
 
 from __future__ import annotations
 
-from contextlib import suppress
 from typing import TYPE_CHECKING, Any
 
-from django.apps import apps
 from django.contrib import admin
-from django.contrib.admin.exceptions import NotRegistered
 from django.db.models import QuerySet
 from django.http import HttpRequest
 from django.utils import timezone
@@ -48,10 +45,3 @@ class AccessTokenAdmin(TokenModelAdmin):
 
     def has_delete_permission(self, request: HttpRequest, obj: Any = None) -> bool:
         return False
-
-
-# The right to add a schedule is the right to run any code: django-q2's own pages are not served.
-if apps.is_installed("django_q"):
-    for _model in apps.get_app_config("django_q").get_models():
-        with suppress(NotRegistered):
-            admin.site.unregister(_model)
