@@ -7,7 +7,7 @@ All of it runs under the session's row lock.
 from __future__ import annotations
 
 from collections.abc import Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from datetime import datetime
 from typing import Any, Final
 from uuid import UUID
@@ -52,8 +52,18 @@ class Cut:
     corrected: str | None = None
 
 
-def cut_answer(*, said: str, stored_id: UUID | None, stored_text: str, note: str) -> Cut:
-    """The rest of an answer of which `said` was written and `stored_text` is in the log already."""
+def cut_answer(
+    *,
+    said: str,
+    stored_id: UUID | None,
+    stored_text: str,
+    note: str,
+    new_id: UUID | None = None,
+) -> Cut:
+    """The rest of an answer of which `said` was written and `stored_text` is in the log already.
+
+    Where nothing is stored of it, its row gets `new_id`.
+    """
     rest = said.removeprefix(stored_text) if said.startswith(stored_text) else said
     item = encode_item({"role": "assistant", "content": rest}) if rest else None
     notes = [note_row(note)] if note else []
@@ -63,6 +73,8 @@ def cut_answer(*, said: str, stored_id: UUID | None, stored_text: str, note: str
     if not rest:
         return Cut(notes)
     shown = Row("message", "assistant", text=said, shown=True, incomplete=True, agent_item=item)
+    if new_id is not None:
+        shown = replace(shown, id=new_id)
     return Cut([shown, *notes], shown.id)
 
 

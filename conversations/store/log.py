@@ -51,15 +51,15 @@ class Lease:
 class Batch:
     """Rows of a running turn that are stored together, and what they do to earlier ones.
 
-    `adopt` fills the memory of the user's row, stored when the turn began. `replaces` is the
-    shown row of an earlier piece of this answer: the batch holds the whole of it, in the row
-    `answer_id`. `usage` is what the turn has used so far. A batch is in doubt when it was sent
-    before and nobody knows whether it was stored.
+    `adopt` fills the memory of the user's row, stored when the turn began. People see the answer in
+    its first piece, the row `answer_id`, whose text grows with the pieces that come: `extends` says
+    that it was stored with an earlier batch. `usage` is what the turn has used so far. A batch is
+    in doubt when it was sent before and nobody knows whether it was stored.
     """
 
     rows: Sequence[Row]
     adopt: tuple[UUID, Row] | None = None
-    replaces: UUID | None = None
+    extends: bool = False
     usage: Usage | None = None
     answer_id: UUID | None = None
     answer_text: str = ""
@@ -128,7 +128,7 @@ def append_for_turn(db: Database, *, lease: Lease, batch: Batch, now: datetime) 
     session_id = from_uuid(lease.session_id, is_sqlite=db.is_sqlite)
     if batch.is_in_doubt:
         batch = _without_stored(db, session_id=session_id, batch=batch)
-    rows, adopt, replaces, usage = batch.rows, batch.adopt, batch.replaces, batch.usage
+    rows, adopt, usage = batch.rows, batch.adopt, batch.usage
     moment = from_moment(now, is_sqlite=db.is_sqlite)
     remembered, shown = counts_of(rows)
     found = db.one(
@@ -137,7 +137,7 @@ def append_for_turn(db: Database, *, lease: Lease, batch: Batch, now: datetime) 
             len(rows),
             len(rows),
             remembered + (1 if adopt else 0),
-            shown - (1 if replaces else 0),
+            shown,
             0,  # what a turn costs is added when it ends
             0,
             moment,
@@ -155,10 +155,10 @@ def append_for_turn(db: Database, *, lease: Lease, batch: Batch, now: datetime) 
             f"UPDATE {MESSAGE} SET agent_item = %s WHERE id = %s",
             (row.agent_item, from_uuid(message_id, is_sqlite=db.is_sqlite)),
         )
-    if replaces is not None:
+    if batch.extends:
         db.run(
-            f"UPDATE {MESSAGE} SET shown = %s WHERE id = %s",
-            (False, from_uuid(replaces, is_sqlite=db.is_sqlite)),
+            f"UPDATE {MESSAGE} SET text = %s WHERE id = %s",
+            (batch.answer_text, from_uuid(batch.answer_id, is_sqlite=db.is_sqlite)),
         )
     insert_rows(
         db,
@@ -188,26 +188,16 @@ def _without_stored(db: Database, *, session_id: Any, batch: Batch) -> Batch:
     keys = [from_uuid(row.id, is_sqlite=on_sqlite) for row in batch.rows]
     keys += [from_uuid(batch.adopt[0], is_sqlite=on_sqlite)] if batch.adopt else []
     marks = ", ".join(["%s"] * len(keys))
-    found = db.all(
-        f"SELECT id, shown, agent_item IS NULL FROM {MESSAGE} WHERE id IN ({marks})", keys
-    )
-    stored = {to_uuid(key): (shown, is_unseen) for key, shown, is_unseen in found}
-    for row in batch.rows:
-        if row.id in stored and stored[row.id][0] and not row.shown:  # the answer went on since
-            db.run(
-                f"UPDATE {MESSAGE} SET shown = %s WHERE id = %s",
-                (False, from_uuid(row.id, is_sqlite=on_sqlite)),
-            )
-            db.run(
-                f"UPDATE {SESSION} SET message_count = message_count - 1 WHERE id = %s",
-                (session_id,),
-            )
+    found = db.all(f"SELECT id, agent_item IS NULL FROM {MESSAGE} WHERE id IN ({marks})", keys)
+    stored = {to_uuid(key): is_unseen for key, is_unseen in found}
     adopt = batch.adopt
-    if adopt is not None and not stored.get(adopt[0], (False, True))[1]:
+    if adopt is not None and not stored.get(adopt[0], True):
         adopt = None
     rows = [row for row in batch.rows if row.id not in stored]
-    replaces = batch.replaces if len(rows) == len(batch.rows) else None
-    return replace(batch, rows=rows, adopt=adopt, replaces=replaces)
+    # Stored already, the answer may have gone on since.
+    return replace(
+        batch, rows=rows, adopt=adopt, extends=batch.extends or batch.answer_id in stored
+    )
 
 
 def insert_rows(

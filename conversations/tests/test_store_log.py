@@ -276,7 +276,9 @@ async def test_the_users_row_is_adopted_in_its_place(append_for_turn, lease):
 async def test_a_longer_answer_takes_the_place_of_its_beginning(append_for_turn, lease):
     beginning = said("Let me look.", "assistant")
     await append_for_turn(beginning)
-    await append_for_turn(said("Let me look. Found it.", "assistant"), replaces=beginning.id)
+    rest = replace(said("Found it.", "assistant"), text="", shown=False)
+    whole = {"answer_id": beginning.id, "answer_text": "Let me look. Found it."}
+    await append_for_turn(rest, extends=True, **whole)
     shown = [row.text for row in await rows(shown=True)]
     assert shown == ["Hi", "Let me look. Found it."]
     session = await lanes.call(ChatSession.objects.get, id=lease.session_id)

@@ -94,7 +94,7 @@ async def test_words_before_and_after_a_tool_are_one_answer(session, script):
         "function_call_output",
         "message",
     ]
-    assert events[-1].message_id == remembered[-1].id
+    assert events[-1].message_id == remembered[1].id
     assert (events[-1].usage.requests, events[-1].usage.total_tokens) == (2, 30)
     await counters_fit(session)
 

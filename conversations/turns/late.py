@@ -33,7 +33,7 @@ class Late:
 
     async def remember(self, started: Started) -> None:
         """From now on the run's session is the one in the store. Raises LeaseLost."""
-        session = TurnSession.of(started)
+        session = TurnSession.of(started, answer_id=self.told.answer_id)
         session.warnings = [w for w in self.run.session.warnings if w != NOT_SAVED]
         self.run.session = session
         await session.add_items(self.items)

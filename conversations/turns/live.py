@@ -20,6 +20,7 @@ from conversations.events import (
     TurnRunning,
     encode_events,
 )
+from conversations.ids import new_id
 from conversations.items import Memory
 from conversations.store.records import Recording
 from conversations.store.tickets import Started, Ticket
@@ -49,6 +50,8 @@ class LiveTurn:
         self, ticket: Ticket, *, owner_id: Any, text: str, unsaved: Unsaved | None = None
     ) -> None:
         self.ticket = ticket
+        self.answer_id = new_id()
+        """The row that shows the answer, once there is one."""
         self.owner_id = owner_id
         self.text = text
         self.unsaved = unsaved

@@ -163,10 +163,14 @@ class AgentRun:
         if status != "completed":
             note = STOPPED if status == "cancelled" else CUT_SHORT if said else ""
             return cut_answer(
-                said=said, stored_id=stored.answer_id, stored_text=stored.answer_text, note=note
+                said=said,
+                stored_id=stored.answer_id,
+                stored_text=stored.answer_text,
+                note=note,
+                new_id=self.turn.answer_id,
             )
         if said and stored.answer_id is None:  # an answer that is a tool's output
-            row = Row(kind="message", role="assistant", text=said, shown=True)
+            row = Row("message", "assistant", text=said, shown=True, id=self.turn.answer_id)
             return Cut([row], row.id)
         is_other = bool(said) and said != stored.answer_text
         return Cut(answer_id=stored.answer_id, corrected=said if is_other else None)

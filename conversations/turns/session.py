@@ -15,6 +15,7 @@ from conversations import lanes
 from conversations.agents_session import StoredSession, keep_signatures, usage_of
 from conversations.errors import StoreError
 from conversations.events import CONTEXT_UNAVAILABLE, NOT_SAVED, SESSION_CORRUPTED, Usage
+from conversations.ids import new_id
 from conversations.items import Memory, Row, row_from_item
 from conversations.store import log
 from conversations.store.tickets import Started
@@ -32,8 +33,9 @@ class TurnSession(StoredSession):
     """The same for one turn: it writes under the turn's lease, and never fails the run.
 
     The user's row, stored when the turn began, is adopted by the first batch. The answer is one
-    shown row: when the assistant speaks again after a tool, the new row holds all of it and the
-    earlier one stays for the model only. What could not be read or written is told by `warnings`.
+    shown row, of the id that is given: when the assistant speaks again after a tool, its text
+    grows, and the new row is for the model only. What could not be read or written is told by
+    `warnings`.
     """
 
     def __init__(
@@ -43,6 +45,7 @@ class TurnSession(StoredSession):
         lease: log.Lease,
         window: Memory,
         user_message_id: UUID,
+        answer_id: UUID | None = None,
     ) -> None:
         super().__init__(agent_session_id)
         self.lease = lease
@@ -51,18 +54,20 @@ class TurnSession(StoredSession):
         self.answer_text = ""
         self._window: Memory | None = window
         self._user_message_id: UUID | None = user_message_id
+        self._next_answer_id = answer_id or new_id()
         self._unsaved: list[Row] = []
         self._usage: Usage | None = None
         self._is_in_doubt = False
 
     @classmethod
-    def of(cls, started: Started) -> TurnSession:
-        """For a turn that has just begun."""
+    def of(cls, started: Started, *, answer_id: UUID) -> TurnSession:
+        """For a turn that has just begun, and the row that is to show its answer."""
         session = cls(
             started.agent_session_id,
             lease=started.lease,
             window=started.window or Memory([]),
             user_message_id=started.user_message_id,
+            answer_id=answer_id,
         )
         if started.window is None:
             session.warnings.append(CONTEXT_UNAVAILABLE)
@@ -130,19 +135,22 @@ class TurnSession(StoredSession):
         adopt = None
         if self._user_message_id is not None and rows[0].role == "user":
             adopt = (self._user_message_id, rows.pop(0))
-        answer_id, answer_text = self.answer_id, self.answer_text
+        answer_id, answer_text, first = self.answer_id, self.answer_text, None
         for index, row in enumerate(rows):
-            if row.shown and row.role == "assistant":
-                answer_text += row.text
-                rows[index] = replace(row, text=answer_text)
-                for earlier in range(index):
-                    if rows[earlier].id == answer_id:
-                        rows[earlier] = replace(rows[earlier], shown=False)
-                answer_id = row.id
+            if not row.shown or row.role != "assistant":
+                continue
+            answer_text += row.text
+            if answer_id is None:
+                answer_id, first = self._next_answer_id, index
+                rows[index] = replace(row, id=answer_id)
+            else:
+                rows[index] = replace(row, text="", shown=False)
+        if first is not None:
+            rows[first] = replace(rows[first], text=answer_text)
         return log.Batch(
             rows=rows,
             adopt=adopt,
-            replaces=self.answer_id if answer_id != self.answer_id else None,
+            extends=self.answer_id is not None and answer_text != self.answer_text,
             usage=self._usage if rows else None,
             is_in_doubt=self._is_in_doubt,
             answer_id=answer_id,
