@@ -47,12 +47,18 @@ class Ending:
 
 
 def find_repeat(
-    db: Database, *, session_id: UUID, key: str, text: str, now: datetime, frees: bool = True
+    db: Database,
+    *,
+    session_id: UUID,
+    key: str,
+    text: str | None,
+    now: datetime,
+    frees: bool = True,
 ) -> Repeat | None:
     """The turn `key` began in the last 24 hours; an older one gives the key back, if it `frees`.
 
-    Raises IdempotencyConflict when something else was said. What was said and then cleared counts
-    as the same.
+    Raises IdempotencyConflict when something else was said; without a `text`, anything may have
+    been. What was said and then cleared counts as the same.
     """
     row = db.one(
         f"SELECT turn.id, turn.number, turn.queued_at, CASE WHEN turn.status = 'queued'"
@@ -68,7 +74,7 @@ def find_repeat(
         if frees:
             db.run(f"UPDATE {TURN} SET idempotency_key = NULL WHERE id = %s", (turn_id,))
         return None
-    if said is not None and said != text:
+    if said is not None and text is not None and said != text:
         raise IdempotencyConflict
     return Repeat(to_uuid(turn_id), session_id, number)
 

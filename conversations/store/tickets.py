@@ -8,7 +8,7 @@ A ticket whose process is gone before its turn began is adopted: its message wil
 from __future__ import annotations
 
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from datetime import datetime, timedelta
 from typing import Any, Final, Literal
 from uuid import UUID
@@ -21,6 +21,7 @@ from conversations.store.leases import LIVE, Held, Holder
 from conversations.store.log import SESSION, TURN, Lease, insert_rows
 from conversations.store.recall import load_window
 from conversations.store.repeats import Repeat, find_repeat
+from conversations.store.rewinding import rewind
 
 ADOPT_WITHIN: Final = timedelta(hours=1)
 """A message that waited longer for a process to come back is kept, but answered no more."""
@@ -72,6 +73,7 @@ def submit(
     idempotency_key: str | None,
     now: datetime,
     max_queued: int,
+    rewinds_to: UUID | None = None,
     with_memory: bool = True,
     is_in_doubt: bool = False,
     is_answered: bool = False,
@@ -81,8 +83,10 @@ def submit(
     A key that was used for the same text gets the turn it began, not a second one. In doubt, the
     ticket may have been taken already although its process did not hear of it: then it is that one.
     What was answered without the store is taken also where the conversation takes no more messages.
-    Raises ThreadNotFound for a session that is missing or another's, ThreadClosed, QueueFull,
-    IdempotencyConflict.
+    A message in place of the turn `rewinds_to` takes that and all after it out of the conversation;
+    where it says the same, people know it by the same id. Raises ThreadNotFound for a session that
+    is missing or another's, ThreadClosed, QueueFull, IdempotencyConflict; with `rewinds_to` also
+    TurnNotFound and ThreadHeld.
     """
     session = lock_session(db, session_id=session_id, owner_id=owner_id)
     if session is None:
@@ -97,6 +101,12 @@ def submit(
             return repeat
     if session.status != "active" and not is_answered:
         raise ThreadClosed
+    user_row = row_of(text)
+    if rewinds_to is not None:
+        rewound = rewind(db, session_id=session_id, owner_id=owner_id, turn_id=rewinds_to, now=now)
+        session = lock_session(db, session_id=session_id) or session  # its fence has moved on
+        if rewound.text == text:
+            user_row = replace(user_row, id=rewound.message_id)
     number = session.last_turn_number + 1
     line = _clear_way(db, session, before=number, holder=holder, now=now)
     ahead = line.alive + len(line.orphans)
@@ -105,7 +115,6 @@ def submit(
     if line.has_changed:
         session = lock_session(db, session_id=session_id) or session
     lease = Lease(session_id, turn_id, session.fence + 1)
-    user_row = row_of(text)
     moment = from_moment(now, is_sqlite=db.is_sqlite)
     db.run(
         f"INSERT INTO {TURN} (id, session_id, number, status, input, idempotency_key, lease_owner,"

@@ -1,0 +1,187 @@
+"""A conversation as it was before one of its turns: what was said from there on goes, for all.
+
+For people and for the model alike. What its turns cost is kept; what left the memory before does
+not come back. Positions, numbers and the fence only grow: nothing that is late fits in again.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from datetime import datetime
+from typing import Any, Final
+from uuid import UUID
+
+from conversations.errors import (
+    IdempotencyConflict,
+    ThreadClosed,
+    ThreadHeld,
+    ThreadNotFound,
+    TurnNotFound,
+)
+from conversations.lanes import Database, from_moment, from_uuid
+from conversations.store.closing import interrupt_all, lock_session
+from conversations.store.damage import count_of, select, text_of, uuid_of
+from conversations.store.log import EVENTS, MESSAGE, REMEMBERED, SESSION, TURN
+from conversations.store.repeats import Repeat, find_repeat
+from conversations.store.threads import find_thread
+
+_COUNTED: Final = ("item_count", "remembered_count", "message_count", "quarantined_count")
+
+
+@dataclass(frozen=True, slots=True)
+class Rewound:
+    """What was said in the turn, by which message, and how much went with it."""
+
+    text: str
+    message_id: UUID
+    message_count: int
+    item_count: int
+
+
+@dataclass(frozen=True, slots=True)
+class _Question:
+    """What was said in a turn, and its place in the line."""
+
+    number: int
+    text: str | None
+    """None where it was rewound, cleared or taken back."""
+    message_id: UUID | None
+    """None also while it waits."""
+
+
+def find_said(
+    db: Database,
+    *,
+    session_id: UUID,
+    owner_id: Any,
+    turn_id: UUID,
+    text: str | None,
+    idempotency_key: str | None,
+    now: datetime,
+) -> str | Repeat:
+    """What is to be said once more in place of a turn: `text`, or what was said in it.
+
+    The turn that this key has begun there already, if it has. A plain read, for what must be known
+    before anything is ended. Raises ThreadNotFound, ThreadClosed, ThreadHeld, TurnNotFound, and
+    IdempotencyConflict where the key is that of another message.
+    """
+    thread = find_thread(db, session_id=session_id, owner_id=owner_id)
+    key = from_uuid(session_id, is_sqlite=db.is_sqlite)
+    question = _find_question(db, key, turn_id)
+    if idempotency_key is not None:
+        repeat = find_repeat(
+            db, session_id=session_id, key=idempotency_key, text=text, now=now, frees=False
+        )
+        if repeat is not None:
+            # Looked at once more: that turn may have begun between the two.
+            if _find_question(db, key, turn_id).text is not None:
+                raise IdempotencyConflict
+            return repeat
+    if thread.status != "active":
+        raise ThreadClosed
+    _refuse_held(db, key)
+    if question.text is None:
+        raise TurnNotFound
+    return question.text if text is None else text
+
+
+def rewind(
+    db: Database, *, session_id: UUID, owner_id: Any, turn_id: UUID, now: datetime
+) -> Rewound:
+    """Take a turn out of the log, and all that came after it; what runs or waits is ended first.
+
+    Only an earlier turn that ended later keeps its answer. The turns stay as a record of what they
+    cost, and give back their idempotency keys. Raises ThreadNotFound, ThreadHeld; TurnNotFound also
+    for a turn of which no question is left, as after an earlier rewind.
+    """
+    session = lock_session(db, session_id=session_id, owner_id=owner_id)
+    if session is None:
+        raise ThreadNotFound
+    _refuse_held(db, session.id)
+    interrupt_all(db, session_id=session_id, now=now)  # one that waited is in the log now
+    question = _find_question(db, session.id, turn_id)
+    if question.message_id is None or question.text is None:
+        raise TurnNotFound
+    counts = _delete_from(db, session.id, turn_id=turn_id, question=question)
+    _forget_turns(db, session.id, since=question.number)
+    moment = from_moment(now, is_sqlite=db.is_sqlite)
+    less = ", ".join(
+        f"{counter} = CASE WHEN {counter} > %s THEN {counter} - %s ELSE 0 END"
+        for counter in _COUNTED
+    )
+    db.run(
+        f"UPDATE {SESSION} SET {less}, last_active_at = %s, updated_at = %s WHERE id = %s",
+        (*[count for count in counts for _ in range(2)], moment, moment, session.id),
+    )
+    items, _, messages, _ = counts
+    return Rewound(question.text, question.message_id, messages, items)
+
+
+def _refuse_held(db: Database, session_key: Any) -> None:
+    (is_held,) = db.one(f"SELECT hold FROM {SESSION} WHERE id = %s", (session_key,))
+    if is_held:
+        raise ThreadHeld
+
+
+def _find_question(db: Database, session_key: Any, turn_id: UUID) -> _Question:
+    """Raises TurnNotFound for a turn that never was in this session."""
+    rows = select(
+        db,
+        ["turn.number", "turn.status", "turn.input", "message.id", "message.text"],
+        f"FROM {TURN} turn LEFT JOIN {MESSAGE} message ON message.id = turn.user_message_id"
+        " AND message.session_id = turn.session_id WHERE turn.id = %s AND turn.session_id = %s",
+        (from_uuid(turn_id, is_sqlite=db.is_sqlite), session_key),
+    )
+    if not rows:
+        raise TurnNotFound
+    number, status, waiting, message_key, text = rows[0]
+    message_id = uuid_of(message_key)
+    said = waiting if text_of(status) == "queued" else text if message_id else None
+    return _Question(count_of(number), None if said is None else text_of(said), message_id)
+
+
+def _delete_from(
+    db: Database, session_key: Any, *, turn_id: UUID, question: _Question
+) -> list[int]:
+    """Delete the log from the turn's first row on; how many rows, by `_COUNTED`, that were."""
+    keys = [from_uuid(each, is_sqlite=db.is_sqlite) for each in (turn_id, question.message_id)]
+    position = "position"
+    if db.is_sqlite:  # which stores anything anywhere, and sorts it after all numbers
+        position = "CASE WHEN typeof(position) = 'integer' THEN position END"
+    (first,) = db.one(
+        f"SELECT COALESCE((SELECT MIN({position}) FROM {MESSAGE} WHERE session_id = %s"
+        f" AND (turn_id = %s OR id = %s)), last_position + 1) FROM {SESSION} WHERE id = %s",
+        (session_key, *keys, session_key),
+    )
+    # A message that was taken back while it waited stands before the answer it waited for.
+    earlier = f"SELECT id FROM {TURN} WHERE session_id = %s AND number < %s"
+    where = (
+        f"FROM {MESSAGE} WHERE session_id = %s AND position >= %s"
+        f" AND (turn_id IS NULL OR turn_id NOT IN ({earlier}))"
+    )
+    params = (session_key, first, session_key, question.number)
+    counts = db.one(
+        f"SELECT COUNT(*), COUNT(CASE WHEN {REMEMBERED} THEN 1 END),"
+        " COUNT(CASE WHEN shown = %s THEN 1 END),"
+        f" COUNT(CASE WHEN quarantined_at IS NOT NULL THEN 1 END) {where}",
+        (True, *params),
+    )
+    db.run(f"DELETE {where}", params)
+    return [int(count) for count in counts]
+
+
+def _forget_turns(db: Database, session_key: Any, *, since: int) -> None:
+    """Keep of the turns whose question went only what they cost."""
+    gone = (
+        f"session_id = %s AND number >= %s AND NOT EXISTS (SELECT 1 FROM {MESSAGE} message"
+        f" WHERE message.id = {TURN}.user_message_id)"
+    )
+    db.run(
+        f"DELETE FROM {EVENTS} WHERE turn_id IN (SELECT id FROM {TURN} WHERE {gone})",
+        (session_key, since),
+    )
+    db.run(
+        f"UPDATE {TURN} SET user_message_id = NULL, answer_message_id = NULL,"
+        f" idempotency_key = NULL WHERE {gone}",
+        (session_key, since),
+    )
