@@ -40,6 +40,33 @@ async def send(
     return await desk().send(Said(session_id, owner_id, text, idempotency_key, verify))
 
 
+async def retry(
+    *,
+    session_id: UUID,
+    owner_id: Any,
+    turn_id: UUID,
+    text: str | None = None,
+    idempotency_key: str | None = None,
+) -> LiveTurn | FollowedTurn:
+    """Say once more what was said in a turn, or `text`, in its place: all from there on goes.
+
+    What runs or waits in the conversation is ended, wherever it does. Taking back and saying are
+    one: after a crash the conversation is the old one, or has the new message. The same
+    `idempotency_key` again is the same turn, and takes nothing back. Never answered without the
+    store. Raises ThreadNotFound, TurnNotFound, ThreadClosed, ThreadHeld, IdempotencyConflict,
+    StoreError, ShuttingDown: nothing is taken back.
+    """
+    from conversations.turns.desk import desk  # noqa: PLC0415
+
+    return await desk().retry(
+        session_id=session_id,
+        owner_id=owner_id,
+        turn_id=turn_id,
+        text=text,
+        idempotency_key=idempotency_key,
+    )
+
+
 async def pick_up(
     *, session_id: UUID, owner_id: Any, turn_id: UUID, after: int, is_verified: bool = True
 ) -> tuple[LiveTurn | FollowedTurn, int]:

@@ -43,13 +43,17 @@ MAX_KEPT: Final = 1_000
 
 @dataclass(frozen=True, slots=True)
 class Said:
-    """One message, on its way in. `verify` asks again who says it; None where that is known."""
+    """One message, on its way in. `verify` asks again who says it; None where that is known.
+
+    What is said in place of the turn `rewinds_to` takes that and all after it back.
+    """
 
     session_id: UUID
     owner_id: Any
     text: str
     idempotency_key: str | None = None
     verify: Verify | None = None
+    rewinds_to: UUID | None = None
 
 
 class Begin(Protocol):
@@ -79,7 +83,8 @@ class Admission:
     async def admit(self, said: Said) -> LiveTurn | Repeat:
         """Take a ticket and make its turn live; where the store takes none, answer without it.
 
-        Raises ThreadNotFound, ThreadClosed, QueueFull, IdempotencyConflict.
+        Raises ThreadNotFound, ThreadClosed, QueueFull, IdempotencyConflict. What is said in place
+        of another turn is not answered without the store: TurnNotFound, ThreadHeld, StoreError.
         """
         again = self._find_kept(said)
         if again is not None:
@@ -90,7 +95,7 @@ class Admission:
         try:
             ticket = await self._submit(said, turn_id)
         except StoreError as error:
-            logger.warning("a message is answered without the store: %s", type(error).__name__)
+            logger.warning("the store takes no message: %s", type(error).__name__)
             found = await _peek(said, turn_id)
             if isinstance(found, Memory) or found is None:
                 # Of the same id: the ticket may come to be taken although nobody hears of it.
@@ -157,6 +162,7 @@ class Admission:
             idempotency_key=said.idempotency_key,
             now=timezone.now(),
             max_queued=get_conf().chat_max_queued_turns,
+            rewinds_to=said.rewinds_to,
             is_answered=is_answered,
             is_in_doubt=is_in_doubt or is_answered,
         )
@@ -165,7 +171,9 @@ class Admission:
         return ticket
 
     def _begin_unsaved(self, said: Said, window: Memory | None, turn_id: UUID) -> LiveTurn:
-        """Raises QueueFull."""
+        """Raises QueueFull, and StoreError where something would have to be taken back first."""
+        if said.rewinds_to is not None:
+            raise StoreError
         line = self._lines.of(session_id=said.session_id, owner_id=said.owner_id)
         if len(line) > get_conf().chat_max_queued_turns:
             raise QueueFull

@@ -26,6 +26,7 @@ from conversations.store import stops
 from conversations.store.leases import Holder
 from conversations.store.records import last_recorded
 from conversations.store.repeats import Ending, Repeat, find_ending
+from conversations.store.rewinding import find_said
 from conversations.store.stops import Stop
 from conversations.store.threads import find_turn
 from conversations.store.tickets import Orphan
@@ -76,9 +77,39 @@ class Desk:
         self._admissions.add(admission)
         admission.add_done_callback(self._admitted)
         admitted = await asyncio.shield(admission)
-        if isinstance(admitted, Repeat):
-            return self.find(admitted.turn_id) or self._follow(admitted.turn_id, said.session_id)
-        return admitted
+        return self._again(admitted) if isinstance(admitted, Repeat) else admitted
+
+    async def retry(
+        self,
+        *,
+        session_id: UUID,
+        owner_id: Any,
+        turn_id: UUID,
+        text: str | None,
+        idempotency_key: str | None,
+    ) -> LiveTurn | FollowedTurn:
+        """Say once more what was said in a turn, or `text`, in its place.
+
+        What lives here is stopped first, once it is known that nothing stands in the way.
+        """
+        if self.draining:
+            raise ShuttingDown
+        here = self._of(session_id)  # before the look: who was faster is not stopped by a refusal
+        look = partial(
+            find_said,
+            session_id=session_id,
+            owner_id=owner_id,
+            turn_id=turn_id,
+            text=text,
+            idempotency_key=idempotency_key,
+            now=timezone.now(),
+        )
+        found = await lanes.read(look)
+        if isinstance(found, Repeat):
+            return self._again(found)
+        await self._stop(here, "deleted")  # in the order it was said
+        said = Said(session_id, owner_id, found, idempotency_key, rewinds_to=turn_id)
+        return await self.send(said)
 
     def find(self, turn_id: UUID) -> LiveTurn | None:
         return self._turns.get(turn_id)
@@ -219,6 +250,9 @@ class Desk:
                 continue  # taken unheard, and answered here already: it is saved to that ticket
             logger.info("turn %s is adopted", orphan.ticket.turn_id)
             self._begin(LiveTurn(orphan.ticket, owner_id=orphan.owner_id, text=orphan.text))
+
+    def _again(self, repeat: Repeat) -> LiveTurn | FollowedTurn:
+        return self.find(repeat.turn_id) or self._follow(repeat.turn_id, repeat.session_id)
 
     def _follow(self, turn_id: UUID, session_id: UUID) -> FollowedTurn:
         followed = FollowedTurn(turn_id, session_id, recover=self._heartbeat.recover)
