@@ -28,6 +28,9 @@ STREAM: Final[dict[str, Any]] = {
 }
 
 
+IdempotencyKey = Annotated[str, Header(alias="Idempotency-Key", max_length=255)]
+
+
 @router.post(
     "/{thread_id}/messages",
     response={(401, 403, 404, 409, 413, 422, 429, 503): ErrorOut},
@@ -38,21 +41,26 @@ async def post_message(
     request: HttpRequest,
     thread_id: str,
     payload: MessageIn,
-    idempotency_key: Annotated[str, Header(alias="Idempotency-Key", max_length=255)] = "",
+    idempotency_key: IdempotencyKey = "",
 ) -> StreamingHttpResponse:
     """Say something; the answer streams back as server-sent events.
 
     Refusals are plain JSON, before the stream opens. While the store is away there is an answer all
     the same, with a warning.
     """
-    if not is_storable(idempotency_key):
-        raise Invalid(fields=[{"field": "Idempotency-Key", "message": "is not valid text"}])
     who = principal(request)
     turn = await turns.send(
         session_id=thread_uuid(thread_id),
         owner_id=who.user_id,
         text=payload.text,
-        idempotency_key=idempotency_key or None,
+        idempotency_key=read_key(idempotency_key),
         verify=None if who.is_verified else verifier(request),
     )
     return stream_response(turn)
+
+
+def read_key(idempotency_key: str) -> str | None:
+    """The key a client gave its message, if it did. Raises Invalid where no engine can store it."""
+    if not is_storable(idempotency_key):
+        raise Invalid(fields=[{"field": "Idempotency-Key", "message": "is not valid text"}])
+    return idempotency_key or None

@@ -170,6 +170,10 @@ class MessageIn(In):
     text: MessageText
 
 
+class RetryIn(In):
+    text: MessageText | None = None
+
+
 class UsageOut(Schema):
     requests: int
     input_tokens: int

@@ -1,4 +1,4 @@
-"""One turn: how it stands, its stream once more, and its stop."""
+"""One turn: how it stands, its stream once more, its stop, and its question once more."""
 
 from __future__ import annotations
 
@@ -11,8 +11,8 @@ from ninja import Header, Router, Status
 
 from conversations import lanes, turns
 from conversations.api.auth import TokenOrSession, principal
-from conversations.api.messages import STREAM
-from conversations.api.schemas import ErrorOut, StopOut, TurnOut
+from conversations.api.messages import STREAM, IdempotencyKey, read_key
+from conversations.api.schemas import ErrorOut, RetryIn, StopOut, TurnOut
 from conversations.api.sse import stream_response, usage_payload
 from conversations.api.threads import thread_uuid
 from conversations.errors import Invalid, TurnNotFound
@@ -99,6 +99,33 @@ async def stop_turn(request: HttpRequest, thread_id: str, turn_id: str) -> Statu
         is_verified=principal(request).is_verified,
     )
     return Status(200 if stop.had_ended else 202, {"turn_id": found, "status": stop.status})
+
+
+@router.post(
+    "/{thread_id}/turns/{turn_id}/retry",
+    response={(401, 403, 404, 409, 413, 422, 503): ErrorOut},
+    openapi_extra=STREAM,
+)
+async def retry_turn(
+    request: HttpRequest,
+    thread_id: str,
+    turn_id: str,
+    payload: RetryIn | None = None,
+    idempotency_key: IdempotencyKey = "",
+) -> StreamingHttpResponse:
+    """Ask once more what this turn was asked, or `text`: it and all that followed is taken back.
+
+    The body may be empty. The answer streams back as for a message. What runs or waits in the
+    conversation is ended first.
+    """
+    turn = await turns.retry(
+        session_id=thread_uuid(thread_id),
+        owner_id=principal(request).user_id,
+        turn_id=_turn_uuid(turn_id),
+        text=payload.text if payload else None,
+        idempotency_key=read_key(idempotency_key),
+    )
+    return stream_response(turn)
 
 
 def _turn_uuid(turn_id: str) -> UUID:

@@ -97,6 +97,18 @@ CASES: Final[dict[tuple[str, str], Case]] = {
         errors={409},
     ),
     ("POST", THREAD + "/turns/{turn_id}/stop"): Case(200),
+    ("POST", THREAD + "/turns/{turn_id}/retry"): Case(
+        200,
+        body(text="Hello again"),
+        invalid=[
+            {"json": {"text": ""}},
+            {"json": {"text": 1}},
+            {"json": {"message": "Hello"}},
+            {"content": b"{"},
+            {"headers": {"Idempotency-Key": "k" * 300}},
+        ],
+        errors={409},
+    ),
 }
 
 each_route = pytest.mark.parametrize("route", ROUTES, ids=" ".join)
@@ -370,7 +382,12 @@ def test_the_token_is_described():
 
 
 @pytest.mark.parametrize(
-    "route", [("POST", THREAD + "/messages"), ("GET", THREAD + "/turns/{turn_id}/events")]
+    "route",
+    [
+        ("POST", THREAD + "/messages"),
+        ("GET", THREAD + "/turns/{turn_id}/events"),
+        ("POST", THREAD + "/turns/{turn_id}/retry"),
+    ],
 )
 def test_the_stream_is_described(route):
     answers = operation_of(route)["responses"]

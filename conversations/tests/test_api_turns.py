@@ -1,4 +1,4 @@
-"""One turn over HTTP: its status, its stream once more, its stop."""
+"""One turn over HTTP: its status, its stream once more, its stop, its question once more."""
 
 from __future__ import annotations
 
@@ -12,7 +12,7 @@ import pytest
 
 from conversations import lanes, turns
 from conversations.errors import StoreError
-from conversations.models import ChatTurn
+from conversations.models import ChatSession, ChatTurn
 from conversations.tests.conftest import answer, frames
 from conversations.tests.scripted import SCRIPT, Say
 from conversations.tests.turns_helpers import say, shown, told, until, until_said
@@ -136,6 +136,141 @@ async def test_a_last_event_id_that_is_no_number_is_422(client, session, number)
     assert response.json()["error"]["fields"][0]["field"] == "Last-Event-ID"
 
 
+# --- Its question once more -----------------------------------------------------------------------
+
+
+async def transcript(client: httpx.AsyncClient, session: Any) -> list[tuple[str, str, str]]:
+    page = (await client.get(f"{THREADS}/{session.id}")).json()
+    return [(m["message_id"], m["role"], m["content"]) for m in page["messages"]]
+
+
+async def ended(client: httpx.AsyncClient, session: Any, text: str = "Hello") -> str:
+    """The id of a turn that was answered."""
+    turn_id: str = (await post(client, session, text)).headers["X-Turn-Id"]
+    await turns.settled(session.id)
+    return turn_id
+
+
+@pytest.mark.parametrize("request_body", [{}, {"json": {}}, {"json": {"text": None}}])
+async def test_a_retry_answers_the_same_question_in_its_place(
+    client, session, script, request_body
+):
+    script(Say("No idea."))
+    turn_id = await ended(client, session)
+    await ended(client, session, "What?")
+    (question, *_), *_ = await transcript(client, session)
+    response = await client.post(url(session, turn_id, "/retry"), **request_body)
+    assert response.status_code == 200
+    assert response.headers["Content-Type"] == "text/event-stream; charset=utf-8"
+    assert answer(response.text) == "I remember: Hello"
+    *_, closing, done = frames(response.text)
+    assert (closing["status"], closing["user_message_id"], done) == (
+        "completed",
+        question,
+        "[DONE]",
+    )
+    assert closing["turn_id"] == response.headers["X-Turn-Id"] != turn_id
+    assert await transcript(client, session) == [
+        (question, "user", "Hello"),
+        (closing["message_id"], "assistant", "I remember: Hello"),
+    ]
+    old = (await client.get(url(session, turn_id))).json()
+    assert (old["status"], old["user_message_id"], old["message_id"]) == ("completed", None, None)
+    assert old["usage"]["input_tokens"] == 10
+
+
+async def test_a_retry_with_other_words_is_another_message(client, session):
+    turn_id = await ended(client, session)
+    (question, *_), *_ = await transcript(client, session)
+    response = await client.post(url(session, turn_id, "/retry"), json={"text": "Good morning"})
+    assert answer(response.text) == "I remember: Good morning"
+    assert frames(response.text)[-2]["user_message_id"] != question
+    assert [text for *_, text in await transcript(client, session)] == [
+        "Good morning",
+        "I remember: Good morning",
+    ]
+
+
+async def test_a_retry_with_the_same_key_is_told_once_more(client, session):
+    turn_id = await ended(client, session)
+    address, headers = url(session, turn_id, "/retry"), {"Idempotency-Key": "k"}
+    first = await client.post(address, headers=headers)
+    await turns.settled(session.id)
+    await ended(client, session, "And then?")
+    before = await transcript(client, session)
+    again = await client.post(address, headers=headers)
+    assert again.text == first.text
+    assert await transcript(client, session) == before
+    other = await client.post(address, headers=headers, json={"text": "Other"})
+    assert (other.status_code, other.json()["error"]["code"]) == (409, "idempotency_conflict")
+
+
+async def test_a_running_answer_is_ended_by_its_retry(client, session, script, gate):
+    script(Say("Once upon a time", gate=gate))
+    turn = await say(session)
+    await until_said(turn, "Once ")
+    response = await client.post(url(session, turn.id, "/retry"))
+    assert answer(response.text) == "I remember: Hello"
+    assert (await told(turn))[-1].status == "cancelled"
+    assert await shown(session) == [("user", "Hello"), ("assistant", "I remember: Hello")]
+
+
+async def test_a_retry_is_refused_to_strangers_and_for_what_is_not_there(
+    client, strangers_client, anonymous, session
+):
+    turn_id = await ended(client, session)
+    before = await transcript(client, session)
+    for who, which, refused in (
+        (strangers_client, turn_id, (404, "thread_not_found")),
+        (anonymous, turn_id, (401, "unauthenticated")),
+        (client, uuid4(), (404, "turn_not_found")),
+        (client, "x", (404, "turn_not_found")),
+    ):
+        response = await who.post(url(session, which, "/retry"))
+        assert (response.status_code, response.json()["error"]["code"]) == refused
+    assert await transcript(client, session) == before
+    await client.post(url(session, turn_id, "/retry"))
+    again = await client.post(url(session, turn_id, "/retry"))
+    assert (again.status_code, again.json()["error"]["code"]) == (404, "turn_not_found")
+
+
+@pytest.mark.parametrize(
+    ("changes", "code"),
+    [
+        ({"hold": True}, "held"),
+        ({"status": "closed"}, "thread_closed"),
+        ({"status": "locked"}, "thread_closed"),
+    ],
+)
+async def test_a_conversation_that_cannot_be_changed_is_not_retried(client, session, changes, code):
+    turn_id = await ended(client, session)
+    before = await transcript(client, session)
+    await lanes.call(ChatSession.objects.filter(id=session.id).update, **changes)
+    response = await client.post(url(session, turn_id, "/retry"))
+    assert (response.status_code, response.json()["error"]["code"]) == (409, code)
+    assert await transcript(client, session) == before
+
+
+@pytest.mark.parametrize(
+    "request_body",
+    [
+        {"json": {"text": " "}},
+        {"json": {"text": "a" * 2001}},
+        {"json": {"text": "a\x00"}},
+        {"json": {"text": ["a"]}},
+        {"json": {"texts": "a"}},
+        {"json": ["a"]},
+        {"headers": {"Idempotency-Key": "k" * 256}},
+    ],
+)
+async def test_a_retry_that_is_not_valid_takes_nothing_back(client, session, request_body):
+    turn_id = await ended(client, session)
+    before = await transcript(client, session)
+    response = await client.post(url(session, turn_id, "/retry"), **request_body)
+    assert (response.status_code, response.json()["error"]["code"]) == (422, "invalid")
+    assert await transcript(client, session) == before
+
+
 # --- While the store is away ------------------------------------------------------------------
 
 
@@ -182,6 +317,25 @@ async def test_a_browsers_session_cannot_be_looked_up_then(anonymous, session, s
     anonymous.headers["Cookie"] = "sessionid=x; csrftoken=y"
     response = await post(anonymous, session)
     assert (response.status_code, response.json()["error"]["code"]) == (503, "store_unavailable")
+
+
+async def test_nothing_is_retried_then(client, session, monkeypatch):
+    turn_id = await ended(client, session)
+    before = await transcript(client, session)
+
+    async def fail(*_: Any, **__: Any) -> None:
+        raise StoreError
+
+    for names in (("write",), ("read", "write"), ("read", "write", "call")):
+        for name in names:
+            monkeypatch.setattr(lanes, name, fail)
+        response = await client.post(url(session, turn_id, "/retry"))
+        monkeypatch.undo()
+        assert (response.status_code, response.json()["error"]["code"]) == (
+            503,
+            "store_unavailable",
+        )
+    assert await transcript(client, session) == before
 
 
 async def test_what_the_store_did_not_take_is_stopped_and_picked_up_without_it(
