@@ -5,14 +5,23 @@ from __future__ import annotations
 import json
 from collections.abc import AsyncIterator, Callable, Iterator
 from typing import Any
+from uuid import uuid4
 
 import httpx
 import pytest
 from django.test import override_settings
 
 from conversations import lanes
+from conversations.assistant import TurnContext
 from conversations.tests import factories, scripted
 from conversations.tests.other_process import run_python
+
+pytest.register_assert_rewrite(
+    *(
+        f"conversations.tests.{name}"
+        for name in ("agents_session_helpers", "session_contract", "session_contract_runs")
+    )
+)
 
 
 @pytest.fixture(scope="session", autouse=True)
@@ -47,6 +56,12 @@ def stranger(transactional_db: None) -> Any:
 @pytest.fixture
 def session(user: Any) -> Any:
     return factories.ChatSessionFactory(owner=user)
+
+
+@pytest.fixture
+def context() -> TurnContext:
+    """What a run of the scripted agent is told about its turn."""
+    return TurnContext(user_id=7, session_id=uuid4(), turn_id=uuid4())
 
 
 @pytest.fixture
