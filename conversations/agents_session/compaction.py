@@ -19,7 +19,7 @@ from django.utils import timezone
 from conversations import lanes
 from conversations.agents_session.stored import StoredSession
 from conversations.errors import StoreError
-from conversations.items import decode_items, row_from_item
+from conversations.items import decode_items, encode_item, row_from_item
 from conversations.store import replacing
 from conversations.store.replacing import Remembered
 
@@ -43,6 +43,7 @@ class Compactable(StoredSession):
     """A session whose memory can be replaced by its summary."""
 
     _seen: list[Remembered] | None = None
+    """All rows of the memory that was given out to be summed up."""
 
     async def _get_compaction_snapshot(
         self, limit: int, *, prune_prefix: Expired | None = None
@@ -74,8 +75,13 @@ class Compactable(StoredSession):
         if limit is not None:
             items = await self.get_items(limit)
             return items, len(items) < limit
-        self._seen, _ = await self._read(_ALL)
-        return await self.get_items(), False
+        items = await self.get_items()  # first: it sets aside what cannot be read
+        rows, _ = await self._read(_ALL)
+        is_limited = self.session_settings is not None and self.session_settings.limit is not None
+        newest = rows if not is_limited else rows[len(rows) - len(items) :]
+        is_same = [text for _, text in newest] == [encode_item(item) for item in items]
+        self._seen = rows if is_same else []  # nothing: somebody wrote between the two
+        return items, False
 
     async def _atomic_replace_items(self, items: list[TResponseInputItem]) -> bool:
         """Replace the whole memory, unless somebody wrote since it was read: then it stays."""
