@@ -98,9 +98,16 @@ INPUTS = [("user",)] * 5 + [
     ("developer", "user"),
     ("user", "system", "user"),
 ]
-OFTEN = [False, True]
-LITTLE = [False, False, False, True]
-SELDOM = [False] * 9 + [True]
+
+# Made once: to make them is most of the time that a draw takes.
+SOME_BLOCKS = st.lists(st.sampled_from(BLOCKS), min_size=1, max_size=4)
+SOME_THOUGHTS = st.sampled_from(THOUGHTS)
+AN_INPUT = st.sampled_from(INPUTS)
+A_NOTE = st.sampled_from(["system", "developer"])
+STEPS = st.sampled_from([None, 0, 0, 1, 1, 1, 2])
+OFTEN = st.booleans()
+SOMETIMES = st.sampled_from([False, False, False, True])
+SELDOM = st.sampled_from([False] * 9 + [True])
 
 
 @st.composite
@@ -146,14 +153,11 @@ class _Writer:
         self._batches = 0
         self._names = 0
         self._own_ids = 0
-        self._has_fake_ids = self._once_in(SELDOM)
-        palette = draw(st.lists(st.sampled_from(BLOCKS), min_size=1, max_size=4))
-        self._blocks = st.sampled_from([(block, n) for block in palette for n in THOUGHTS])
-        self._counts_anew = self._once_in(LITTLE)
+        self._has_fake_ids = self._draw(SELDOM)
+        blocks = [(block, thoughts) for block in draw(SOME_BLOCKS) for thoughts in THOUGHTS]
+        self._calls = st.lists(st.sampled_from(blocks), min_size=1, max_size=3)
+        self._counts_anew = self._draw(SOMETIMES)
         self.history = History(ids_repeat=self._counts_anew)
-
-    def _once_in(self, chances: list[bool]) -> bool:
-        return self._draw(st.sampled_from(chances))
 
     def _own_id(self) -> str:
         self._own_ids += 1
@@ -175,30 +179,30 @@ class _Writer:
 
     def turn(self) -> None:
         """A message and what came of it: nothing, if the model failed."""
-        roles = self._draw(st.sampled_from(INPUTS))
+        roles = self._draw(AN_INPUT)
         first = len(self.history) + roles.index("user")
         self._store(*[said(f"{len(self.history)}", role) for role in roles])
         self.history.newest_turn = first
-        steps = self._draw(st.sampled_from([None, 0, 0, 1, 1, 1, 2]))
+        steps = self._draw(STEPS)
         if steps is None:
             return
-        if self._waiting and self._once_in(OFTEN):
+        if self._waiting and self._draw(OFTEN):
             self._approve()
         for _ in range(steps):
-            if self._step() and self._once_in(OFTEN):
+            if self._step() and self._draw(OFTEN):
                 return  # somebody is asked first
         self._batches += 1
-        self._reasoned(answered(id=self._own_id()), self._draw(st.sampled_from(THOUGHTS)))
+        self._reasoned(answered(id=self._own_id()), self._draw(SOME_THOUGHTS))
 
     def _step(self) -> bool:
         """One answer of the model that calls tools; whether one of them waits for a person."""
         self._batches += 1
         if self._counts_anew:
             self._names = 0
-        blocks = self._draw(st.lists(self._blocks, min_size=1, max_size=3))
+        blocks = self._draw(self._calls)
         answers = [answer for block in blocks if (answer := self._block(*block))]
         may_wait = [answer for answer in answers if answer[0].may_wait]
-        waits = bool(may_wait) and self._once_in(OFTEN)
+        waits = bool(may_wait) and self._draw(OFTEN)
         if waits:
             waiting = self._draw(st.sampled_from(may_wait))
             answers.remove(waiting)
@@ -268,22 +272,21 @@ class _Writer:
     def _approve(self) -> None:
         """Somebody has decided, maybe long after."""
         self._batches += 1
-        which = self._draw(st.integers(0, len(self._waiting) - 1))
-        answers = self._waiting.pop(which)
+        answers = self._waiting.pop(self._draw(st.integers(0, len(self._waiting) - 1)))
         self._answer(answers)
-        if not answers[0].is_a_guess and self._once_in(SELDOM):
+        if not answers[0].is_a_guess and self._draw(SELDOM):
             self._waiting.append(answers)  # it will be written twice
 
     # Between turns
 
     def between_turns(self) -> None:
-        if self._waiting and self._once_in(LITTLE):
+        if self._waiting and self._draw(SOMETIMES):
             self._approve()
             self._batches += 1
             self._reasoned(answered(id=self._own_id()), 0)
-        if self._once_in(LITTLE):
-            self._store(said("note", self._draw(st.sampled_from(["system", "developer"]))))
-        if self._once_in(SELDOM):
+        if self._draw(SOMETIMES):
+            self._store(said("note", self._draw(A_NOTE)))
+        if self._draw(SELDOM):
             self._compact()
 
     def _compact(self) -> None:
@@ -304,13 +307,13 @@ class _Writer:
         history.made_together = [pair for pair in history.made_together if pair[1] < start]
         self._waiting.clear()
         self._store(*spoken)
-        self._reasoned(compaction(self._own_id()), self._draw(st.sampled_from(THOUGHTS)))
+        self._reasoned(compaction(self._own_id()), self._draw(SOME_THOUGHTS))
         history.newest_turn = start
 
     def finished(self) -> History:
         """The history, its earliest moments perhaps forgotten."""
         history = self.history
-        if self._once_in(SELDOM):
+        if self._draw(SELDOM):
             unknown = self._draw(st.integers(0, history.newest_turn))
             history.moments[:unknown] = [None] * unknown
         return history

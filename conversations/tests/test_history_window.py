@@ -237,7 +237,7 @@ def test_a_memory_keeps_what_the_rules_say(history, limit):
 
 
 @pytest.mark.long
-@pytest.mark.timeout(900)
+@pytest.mark.timeout(3600)
 @MANY
 @given(histories() | imports(), st.integers(1, 25))
 def test_many_memories_keep_what_the_rules_say(history, limit):
