@@ -156,7 +156,7 @@ class _Writer:
         self._has_fake_ids = self._draw(SELDOM)
         blocks = [(block, thoughts) for block in draw(SOME_BLOCKS) for thoughts in THOUGHTS]
         self._calls = st.lists(st.sampled_from(blocks), min_size=1, max_size=3)
-        self._counts_anew = self._draw(SOMETIMES)
+        self._counts_anew = self._draw(OFTEN)
         self.history = History(ids_repeat=self._counts_anew)
 
     def _own_id(self) -> str:

@@ -112,4 +112,7 @@ def waiting(items: Sequence[Item]) -> set[int]:
     for earlier, later in reversed(together):
         if later in found and items[earlier].get("type") == "reasoning":
             found.add(earlier)
+    for earlier, later in together:
+        if earlier in found and items[earlier].get("type") == "program":
+            found.add(later)
     return found
