@@ -41,7 +41,7 @@ def test_spans_of_time_come_as_such():
         assert get_conf().retention == timedelta(days=2)
 
 
-@pytest.mark.parametrize("name", set(SHARED) - {"conversations_agent"})
+@pytest.mark.parametrize("name", [name for name in SHARED if name != "conversations_agent"])
 def test_a_default_is_the_same_for_the_site_and_for_any_other_project(name):
     variable = VARIABLE_OF[name.upper()]
     assert getattr(Conf(), name) == variable.parse(variable.default)

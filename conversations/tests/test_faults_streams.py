@@ -304,7 +304,7 @@ async def test_what_ran_and_what_waited_in_the_only_process_is_told_after_its_re
             await client.events(only.port, thread_id, stream.turn_id, after=hearing.last)
         )
     assert first.closing["code"] == "interrupted"
-    assert second.closing["status"] == "completed"
+    assert second.closing["status"] == "completed", second.closing
     assert await transcript(client, only.port, thread_id) == [
         ("user", f"hold 1{tag}"),
         ("assistant", first.said + "…"),

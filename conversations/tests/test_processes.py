@@ -67,6 +67,7 @@ def test_another_boot_is_over_where_there_is_one_machine_and_may_be_another_mach
 @pytest.mark.parametrize(
     "name",
     ["", "gone", named(room="00000000"), named(began="-"), named(pid="x"), named(boot="-")],
+    ids=["no name", "one part", "another room", "no start", "no number", "no boot"],
 )
 def test_what_cannot_be_known_is_not_gone(name):
     assert not processes.is_gone(name, is_one_machine=True)

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from datetime import UTC, datetime, timedelta, timezone
 from typing import Any
-from uuid import uuid4
+from uuid import UUID
 
 import pytest
 from hypothesis import given
@@ -22,7 +22,7 @@ from conversations.store.damage import (
 )
 
 NOON = datetime(2026, 11, 23, 12, tzinfo=UTC)
-ID = uuid4()
+ID = UUID("01a2075e-5f6b-4c1d-8e2a-9b3c4d5e6f70")
 STORED = (
     st.none() | st.booleans() | st.integers() | st.floats() | st.text() | st.binary()
 ) | st.datetimes(timezones=st.none() | st.timezones())
