@@ -14,6 +14,7 @@ from django.test import override_settings
 from conversations import lanes
 from conversations.assistant import TurnContext
 from conversations.tests import factories, scripted
+from conversations.tests.fresh_database import quickly_emptied
 from conversations.tests.other_process import run_python
 
 pytest.register_assert_rewrite(
@@ -28,6 +29,12 @@ pytest.register_assert_rewrite(
 def _lanes_end_before_the_database(django_db_setup: None) -> Iterator[None]:
     yield
     lanes.close()
+
+
+@pytest.fixture(scope="session", autouse=True)
+def _it_is_quickly_emptied(django_db_setup: None, django_db_blocker: Any) -> Iterator[None]:
+    with django_db_blocker.unblock(), quickly_emptied():
+        yield
 
 
 @pytest.fixture(autouse=True)
