@@ -2,10 +2,13 @@
 
 HOST ?= 127.0.0.1
 PORT ?= 8000
+WORKERS ?= 2
 POSTGRESQL = $(or $(TEST_DATABASE_URL),postgresql://postgres@127.0.0.1:5432/postgres)
 
 VENV := .venv
 PY := $(VENV)/bin/python
+# No more workers than cores: tests of time limits need their share of the machine.
+PYTEST := $(PY) -m pytest -n $(WORKERS) --dist worksteal
 # A site of its own for commands that need settings: no .env, and no database of yours, is touched.
 SANDBOX := SECRET_KEY=only-for-make-check-only-for-make-check-only-for-make-check DEBUG=false \
 	DATABASE_URL= AGENT_SESSION_DB_PATH=$(VENV)/check/check.db
@@ -21,8 +24,8 @@ run: venv ## prepare everything and run the site (HOST=, PORT=); Ctrl-C stops
 	@$(PY) -c "from pathlib import Path; from chatsite.env import write_secret_key as w; w(Path('.env'))"
 	@exec $(PY) manage.py serve --demo --host $(HOST) --port $(PORT)
 
-test: dev ## all tests, on SQLite
-	TEST_DATABASE_URL= $(PY) -m pytest
+test: dev ## all tests, on SQLite (WORKERS=, 0: one after the other)
+	TEST_DATABASE_URL= $(PYTEST)
 
 check: lint types ## all that must pass before a change is merged
 	$(SANDBOX) $(PY) manage.py makemigrations --check --dry-run
@@ -32,7 +35,7 @@ check: lint types ## all that must pass before a change is merged
 	@$(PY) -m chatsite.env
 	@diff -u $(VENV)/docs/settings.md docs/settings.md
 	@diff -u $(VENV)/docs/.env.example .env.example
-	TEST_DATABASE_URL= $(PY) -m pytest --cov --cov-fail-under=95
+	TEST_DATABASE_URL= $(PYTEST) --cov --cov-fail-under=95
 	@$(MAKE) --no-print-directory postgresql
 
 lint: dev ## ruff: rules and formatting
@@ -71,8 +74,8 @@ clean: ## remove the environment and every cache; your data and .env stay
 postgresql:
 	@if $(PY) -c "import sys, psycopg; psycopg.connect(sys.argv[1], connect_timeout=3).close()" \
 		"$(POSTGRESQL)" 2>/dev/null; then \
-		echo "TEST_DATABASE_URL=... $(PY) -m pytest"; \
-		TEST_DATABASE_URL="$(POSTGRESQL)" $(PY) -m pytest; \
+		echo "TEST_DATABASE_URL=... $(PYTEST)"; \
+		TEST_DATABASE_URL="$(POSTGRESQL)" $(PYTEST); \
 	elif [ -n "$(REQUIRE_POSTGRESQL)" ]; then \
 		echo "No PostgreSQL server answers at TEST_DATABASE_URL."; exit 1; \
 	else \

@@ -16,7 +16,9 @@ os.environ["OPENAI_BASE_URL"] = ""
 os.environ["DATABASE_URL"] = os.environ.get("TEST_DATABASE_URL", "")
 _folder = Path(os.environ.get("TEST_DATA_DIR") or tempfile.mkdtemp(prefix="chatsite-tests-"))
 os.environ["TEST_DATA_DIR"] = str(_folder)
-os.environ["AGENT_SESSION_DB_PATH"] = str(_folder / "test.db")
+# Each of several workers has a file of its own, named as pytest-django names its test database.
+_worker = os.environ.get("PYTEST_XDIST_WORKER", "")
+os.environ["AGENT_SESSION_DB_PATH"] = str(_folder / ("test.db" + f"_{_worker}" * bool(_worker)))
 
 from chatsite.settings import *  # noqa: E402, F403
 from chatsite.settings import DATABASES  # noqa: E402
