@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import secrets
 from collections.abc import AsyncIterator, Callable, Iterator
 from typing import Any
 from uuid import uuid4
@@ -14,6 +15,8 @@ from django.test import override_settings
 from conversations import lanes
 from conversations.assistant import TurnContext
 from conversations.tests import factories, scripted
+from conversations.tests.faults.hearing import Visitor
+from conversations.tests.faults.servers import Server, Site
 from conversations.tests.fresh_database import quickly_emptied
 from conversations.tests.other_process import run_python
 
@@ -103,6 +106,25 @@ async def strangers_client(stranger: Any) -> AsyncIterator[httpx.AsyncClient]:
 async def anonymous(transactional_db: None) -> AsyncIterator[httpx.AsyncClient]:
     async with _client() as client:
         yield client
+
+
+@pytest.fixture
+def server(site: Site) -> Server:
+    """The first one of the module's own `site`."""
+    return site.servers[0]
+
+
+@pytest.fixture
+async def visitor(site: Site) -> AsyncIterator[Visitor]:
+    """Somebody who speaks to the servers of a `site`."""
+    async with Visitor(site.tokens[0]) as visitor:
+        yield visitor
+
+
+@pytest.fixture
+def tag() -> str:
+    """What no other text of a `site` holds."""
+    return secrets.token_hex(4)
 
 
 def frames(body: str) -> list[Any]:

@@ -38,11 +38,6 @@ def site() -> Iterator[Site]:
 
 
 @pytest.fixture
-def server(site: Site) -> Server:
-    return site.servers[0]
-
-
-@pytest.fixture
 def client(site: Site) -> Client:
     return Client(site.tokens[0], silence_seconds=PATIENCE)
 

@@ -7,8 +7,7 @@ again without a restart.
 from __future__ import annotations
 
 import asyncio
-import secrets
-from collections.abc import AsyncIterator, Awaitable, Callable, Iterator
+from collections.abc import Awaitable, Callable, Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
 from functools import partial
@@ -97,22 +96,6 @@ def site() -> Iterator[Site]:
         assert site.stop_servers() == []
 
 
-@pytest.fixture
-def server(site: Site) -> Server:
-    return site.servers[0]
-
-
-@pytest.fixture
-async def client(site: Site) -> AsyncIterator[Visitor]:
-    async with Visitor(site.tokens[0]) as client:
-        yield client
-
-
-@pytest.fixture
-def tag() -> str:
-    return secrets.token_hex(4)
-
-
 @contextmanager
 def changed(site: Site, change: Change) -> Iterator[None]:
     """Meanwhile the schema is another one."""
@@ -124,10 +107,10 @@ def changed(site: Site, change: Change) -> Iterator[None]:
         site.zygote.call(f"conversations.tests.faults.schema:{name}", **arguments)
 
 
-async def say(client: Visitor, server: Server, thread_id: str, text: str) -> Hearing | None:
+async def say(visitor: Visitor, server: Server, thread_id: str, text: str) -> Hearing | None:
     """What was heard; None where it was refused for now."""
     try:
-        stream = await client.open(server.port, thread_id, text)
+        stream = await visitor.open(server.port, thread_id, text)
     except Refused as refused:
         if refused.status != 503:
             raise
@@ -138,12 +121,12 @@ async def say(client: Visitor, server: Server, thread_id: str, text: str) -> Hea
     return hearing
 
 
-async def until_well(client: Visitor, server: Server, thread_id: str, tag: str) -> Hearing:
+async def until_well(visitor: Visitor, server: Server, thread_id: str, tag: str) -> Hearing:
     """An answer without a warning, from the memory of the conversation."""
     numbers = iter(range(10_000))
 
     async def look() -> Hearing | None:
-        heard = await say(client, server, thread_id, f"memory back{next(numbers)}.{tag}")
+        heard = await say(visitor, server, thread_id, f"memory back{next(numbers)}.{tag}")
         if heard is None or heard.warnings or heard.closing["status"] != "completed":
             return None
         return heard
@@ -163,16 +146,16 @@ def told(found: list[tuple[str, str]]) -> list[tuple[str, str]]:
 
 @pytest.mark.parametrize("change", CHANGES)
 async def test_between_two_messages_it_is_an_error_or_a_warning_and_then_all_is_well(
-    site, server, client, tag, change
+    site, server, visitor, tag, change
 ):
-    thread_id = await client.new_thread(server.port)
-    before = await say(client, server, thread_id, f"say 1{tag}")
+    thread_id = await visitor.new_thread(server.port)
+    before = await say(visitor, server, thread_id, f"say 1{tag}")
     assert before is not None
     known = [("user", f"say 1{tag}"), ("assistant", f"1{tag} done")]
     with changed(site, change):
-        meanwhile = await say(client, server, thread_id, f"say 2{tag}")
-        status, read = await client.ask(server.port, "GET", f"/chatkit/threads/{thread_id}")
-        listed, page = await client.ask(server.port, "GET", "/chatkit/threads")
+        meanwhile = await say(visitor, server, thread_id, f"say 2{tag}")
+        status, read = await visitor.ask(server.port, "GET", f"/chatkit/threads/{thread_id}")
+        listed, page = await visitor.ask(server.port, "GET", "/chatkit/threads")
     if meanwhile is not None and meanwhile.closing["status"] == "completed":
         assert meanwhile.said == f"2{tag} done"
     assert {status, listed} <= {200, 503}, (read, page)
@@ -181,9 +164,9 @@ async def test_between_two_messages_it_is_an_error_or_a_warning_and_then_all_is_
         assert shown[:2] == known
     if listed == 200:
         assert thread_id in {thread["thread_id"] for thread in page["data"]}
-    after = await until_well(client, server, thread_id, tag)
+    after = await until_well(visitor, server, thread_id, tag)
     assert after.said.startswith(f"I remember: 1{tag}")
-    found = told(await transcript(client, server.port, thread_id))
+    found = told(await transcript(visitor, server.port, thread_id))
     assert found[:2] == known
     is_saved = meanwhile is not None and not meanwhile.warnings
     if is_saved and meanwhile.closing["status"] == "completed":
@@ -199,29 +182,29 @@ async def test_between_two_messages_it_is_an_error_or_a_warning_and_then_all_is_
 
 @pytest.mark.parametrize("change", CHANGES)
 async def test_in_the_middle_of_an_answer_the_turn_closes_once_and_the_log_is_whole(
-    site, server, client, tag, change
+    site, server, visitor, tag, change
 ):
-    thread_id = await client.new_thread(server.port)
-    await say(client, server, thread_id, f"say 1{tag}")
+    thread_id = await visitor.new_thread(server.port)
+    await say(visitor, server, thread_id, f"say 1{tag}")
     text = f"gate {tag} 2{tag}"
-    stream, hearing = await client.open(server.port, thread_id, text), Hearing()
+    stream, hearing = await visitor.open(server.port, thread_id, text), Hearing()
     await hearing.take(stream, until=has_content)
     with changed(site, change):
         site.open_gate(tag)
         await hearing.take(stream)
     closing = hearing.closing
     assert hearing.said == f"2{tag} before, after"[: len(hearing.said)]
-    after = await until_well(client, server, thread_id, tag)
+    after = await until_well(visitor, server, thread_id, tag)
     # Whether one that "could not be saved" is remembered later: test_faults_ending.
     is_saved = closing["status"] == "completed" and not hearing.warnings
     assert after.said.startswith(f"I remember: 1{tag}" + f" 2{tag}" * is_saved)
 
     async def has_ended() -> bool:
-        turn = await client.turn(server.port, thread_id, stream.turn_id)
+        turn = await visitor.turn(server.port, thread_id, stream.turn_id)
         return turn["finished_at"] is not None
 
     await until(has_ended)
-    found = told(await transcript(client, server.port, thread_id))
+    found = told(await transcript(visitor, server.port, thread_id))
     assert found[:3] == [("user", f"say 1{tag}"), ("assistant", f"1{tag} done"), ("user", text)]
     answers = [answer for _, answer in found[3:]]
     if is_saved:
@@ -240,9 +223,9 @@ def more(facts: list[Any]) -> Callable[[], Awaitable[bool]]:
     return look
 
 
-async def test_changes_while_many_speak_lose_nothing_that_was_announced(site, server, client, tag):
+async def test_changes_while_many_speak_lose_nothing_that_was_announced(site, server, visitor, tag):
     """A column goes and comes back, again and again, while conversations go on."""
-    threads = [await client.new_thread(server.port) for _ in range(4)]
+    threads = [await visitor.new_thread(server.port) for _ in range(4)]
     announced: list[tuple[str, str, str]] = []
     troubles: list[str] = []
     is_over = asyncio.Event()
@@ -252,7 +235,7 @@ async def test_changes_while_many_speak_lose_nothing_that_was_announced(site, se
         while not is_over.is_set():
             number += 1
             word = f"{name}.{number}.{tag}"
-            heard = await say(client, server, thread_id, f"slow 4 20 {word}")
+            heard = await say(visitor, server, thread_id, f"slow 4 20 {word}")
             if heard is not None and heard.closing.get("message_id") and not heard.warnings:
                 announced.append((thread_id, f"slow 4 20 {word}", heard.said))
             else:

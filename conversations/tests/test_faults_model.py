@@ -1,4 +1,4 @@
-"""The model misbehaves: the shipped assistant, its real client, and a provider that goes wrong.
+"""The model misbehaves: the shipped assistant, its real visitor, and a provider that goes wrong.
 
 Fault 21 of the table of faults: one typed error or the whole answer, the turn closed, what had been
 written kept and marked, and the message behind it answered. Both of the provider's APIs.
@@ -6,9 +6,8 @@ written kept and marked, and the message behind it answered. Both of the provide
 
 from __future__ import annotations
 
-import secrets
 import time
-from collections.abc import AsyncIterator, Iterator
+from collections.abc import Iterator
 
 import pytest
 from django.db import connection
@@ -55,30 +54,14 @@ def site(request: pytest.FixtureRequest, provider: Misbehaving) -> Iterator[Site
         assert site.stop_servers() == []
 
 
-@pytest.fixture
-def server(site: Site) -> Server:
-    return site.servers[0]
-
-
-@pytest.fixture
-async def client(site: Site) -> AsyncIterator[Visitor]:
-    async with Visitor(site.tokens[0]) as client:
-        yield client
-
-
-@pytest.fixture
-def tag() -> str:
-    return secrets.token_hex(4)
-
-
 async def send_two(
-    client: Visitor, server: Server, provider: Misbehaving, thread_id: str, *texts: str
+    visitor: Visitor, server: Server, provider: Misbehaving, thread_id: str, *texts: str
 ) -> tuple[list[Stream], list[Hearing]]:
     """Say one while the other is being answered; both are heard to their end."""
     provider.hold()
     try:
-        first = await client.open(server.port, thread_id, texts[0])
-        second = await client.open(server.port, thread_id, texts[1])
+        first = await visitor.open(server.port, thread_id, texts[0])
+        second = await visitor.open(server.port, thread_id, texts[1])
         hearings = [Hearing(), Hearing()]
         await hearings[1].take(second, until=is_status("queued"))
     finally:
@@ -109,15 +92,15 @@ async def send_two(
     ],
 )
 async def test_a_model_that_fails_is_one_typed_error_and_the_next_message_is_answered(
-    request, site, server, provider, client, tag, deed, code, retryable, kept
+    request, site, server, provider, visitor, tag, deed, code, retryable, kept
 ):
     if deed in ENDS_WELL and "chat_completions" in request.node.callspec.id:
         reason = "over chat_completions a stream that ends well passes for a whole answer"
         request.applymarker(pytest.mark.xfail(reason=reason, strict=True))
-    thread_id = await client.new_thread(server.port)
+    thread_id = await visitor.new_thread(server.port)
     texts = [f"{deed} 1{tag}", f"say 2{tag}"]
     begun = time.monotonic()
-    (stream, _), (failed, answered) = await send_two(client, server, provider, thread_id, *texts)
+    (stream, _), (failed, answered) = await send_two(visitor, server, provider, thread_id, *texts)
     assert time.monotonic() - begun < TURN_TIMEOUT + MARGIN
     part = [f"1{tag} {kept}"] if kept else []
     assert failed.closing["status"] == "failed"
@@ -126,10 +109,10 @@ async def test_a_model_that_fails_is_one_typed_error_and_the_next_message_is_ans
     assert failed.said == "".join(part).removesuffix("…")
     assert answered.closing["status"] == "completed"
     assert answered.said == f"2{tag} done"
-    turn = await client.turn(server.port, thread_id, stream.turn_id)
+    turn = await visitor.turn(server.port, thread_id, stream.turn_id)
     assert (turn["status"], turn["error"]) == ("failed", code)
     assert turn["finished_at"] is not None
-    assert await transcript(client, server.port, thread_id) == [
+    assert await transcript(visitor, server.port, thread_id) == [
         ("user", texts[0]),
         *(("assistant", words) for words in part),
         ("user", texts[1]),
@@ -137,16 +120,16 @@ async def test_a_model_that_fails_is_one_typed_error_and_the_next_message_is_ans
     ]
 
 
-async def test_an_answer_of_ten_megabytes_is_told_and_stored_whole(server, provider, client, tag):
-    thread_id = await client.new_thread(server.port)
+async def test_an_answer_of_ten_megabytes_is_told_and_stored_whole(server, provider, visitor, tag):
+    thread_id = await visitor.new_thread(server.port)
     texts = [f"long 10 1{tag}", f"say 2{tag}"]
-    _, (long, behind) = await send_two(client, server, provider, thread_id, *texts)
+    _, (long, behind) = await send_two(visitor, server, provider, thread_id, *texts)
     whole = PIECE * (10 * MEGABYTE // len(PIECE))
     assert long.closing["status"] == "completed"
     assert long.said == whole
     assert behind.closing["status"] == "completed"
     assert behind.said == f"2{tag} done"
-    assert await transcript(client, server.port, thread_id) == [
+    assert await transcript(visitor, server.port, thread_id) == [
         ("user", texts[0]),
         ("assistant", whole),
         ("user", texts[1]),
@@ -155,12 +138,12 @@ async def test_an_answer_of_ten_megabytes_is_told_and_stored_whole(server, provi
 
 
 async def test_what_a_failed_answer_leaves_is_a_memory_the_provider_accepts(
-    server, provider, client, tag
+    server, provider, visitor, tag
 ):
     """What was asked and what was begun is remembered; nothing of it is half a call."""
-    thread_id = await client.new_thread(server.port)
+    thread_id = await visitor.new_thread(server.port)
     for text in (f"cut 1{tag}", f"status 500 2{tag}", f"say 3{tag}"):
-        await Hearing().take(await client.open(server.port, thread_id, text))
+        await Hearing().take(await visitor.open(server.port, thread_id, text))
     (asked,) = provider.requests_of(f"3{tag}")
     items = [
         item
@@ -175,15 +158,15 @@ async def test_what_a_failed_answer_leaves_is_a_memory_the_provider_accepts(
     assert f"say 3{tag}" in said
 
 
-async def test_a_stop_ends_a_model_that_hangs(server, provider, client, tag):
-    thread_id = await client.new_thread(server.port)
-    stream, hearing = await client.open(server.port, thread_id, f"hang {tag}"), Hearing()
+async def test_a_stop_ends_a_model_that_hangs(server, provider, visitor, tag):
+    thread_id = await visitor.new_thread(server.port)
+    stream, hearing = await visitor.open(server.port, thread_id, f"hang {tag}"), Hearing()
     await hearing.take(stream, until=is_status("running"))
-    assert (await client.stop(server.port, thread_id, stream.turn_id))[0] == 202
+    assert (await visitor.stop(server.port, thread_id, stream.turn_id))[0] == 202
     await hearing.take(stream)
     assert hearing.closing["status"] == "cancelled"
     behind = Hearing()
-    await behind.take(await client.open(server.port, thread_id, f"say 2{tag}"))
+    await behind.take(await visitor.open(server.port, thread_id, f"say 2{tag}"))
     assert behind.said == f"2{tag} done"
 
 

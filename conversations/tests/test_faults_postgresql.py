@@ -10,7 +10,7 @@ import asyncio
 import http.client
 import secrets
 import time
-from collections.abc import AsyncIterator, Iterator
+from collections.abc import Iterator
 from contextlib import contextmanager
 from typing import Any
 
@@ -73,17 +73,6 @@ def servers(site: Site, cluster: PrivatePostgresql) -> Iterator[list[Server]]:
     assert site.stop_servers() == []
 
 
-@pytest.fixture
-async def client(site: Site) -> AsyncIterator[Visitor]:
-    async with Visitor(site.tokens[0]) as client:
-        yield client
-
-
-@pytest.fixture
-def tag() -> str:
-    return secrets.token_hex(4)
-
-
 @contextmanager
 def within(seconds: float) -> Iterator[None]:
     begun = time.monotonic()
@@ -92,12 +81,12 @@ def within(seconds: float) -> Iterator[None]:
     assert took < seconds, f"{took:.1f} s of {seconds:g}"
 
 
-async def until_back(client: Visitor, server: Server, thread_id: str) -> None:
+async def until_back(visitor: Visitor, server: Server, thread_id: str) -> None:
     """Wait until an answer comes without a warning; nobody restarts the site."""
 
     async def is_back() -> bool:
         try:
-            hearing = await say(client, server, thread_id, f"say back.{secrets.token_hex(4)}")
+            hearing = await say(visitor, server, thread_id, f"say back.{secrets.token_hex(4)}")
         except Refused as refused:
             if refused.status != 503:
                 raise
@@ -107,26 +96,26 @@ async def until_back(client: Visitor, server: Server, thread_id: str) -> None:
     await until(is_back, within=BACK_WITHIN)
 
 
-async def say(client: Visitor, server: Server, thread_id: str, text: str) -> Hearing:
-    stream, hearing = await client.open(server.port, thread_id, text), Hearing()
+async def say(visitor: Visitor, server: Server, thread_id: str, text: str) -> Hearing:
+    stream, hearing = await visitor.open(server.port, thread_id, text), Hearing()
     await hearing.take(stream)
     assert hearing.closing
     return hearing
 
 
 async def is_answered_without_the_store(
-    client: Visitor, server: Server, thread_id: str, tag: str
+    visitor: Visitor, server: Server, thread_id: str, tag: str
 ) -> None:
     """An answer in time, which says that it knows nothing and will not be known."""
     with within(SAID_WITHIN):
-        hearing = await say(client, server, thread_id, f"memory {tag}")
+        hearing = await say(visitor, server, thread_id, f"memory {tag}")
     assert hearing.closing["status"] == "completed"
     assert hearing.closing["message_id"] is None
     assert hearing.said == "I remember:"
     assert hearing.warnings == [CONTEXT_UNAVAILABLE, NOT_SAVED]
 
 
-async def is_refused_elsewhere(client: Visitor, server: Server, thread_id: str) -> None:
+async def is_refused_elsewhere(visitor: Visitor, server: Server, thread_id: str) -> None:
     """Whatever needs the store says so in time, in the contract's words."""
     asked = [
         ("GET", "/chatkit/threads", None),
@@ -141,7 +130,7 @@ async def is_refused_elsewhere(client: Visitor, server: Server, thread_id: str) 
         ("POST", "/api/auth/login", {"email": "user0@example.com", "password": "wrong"}),
     ]
     with within(REFUSED_WITHIN):
-        answers = await asyncio.gather(*(client.ask(server.port, *request) for request in asked))
+        answers = await asyncio.gather(*(visitor.ask(server.port, *request) for request in asked))
     for request, (status, answer) in zip(asked, answers, strict=True):
         assert (status, answer["error"]["code"]) == (503, "store_unavailable"), request
         assert answer["error"]["retryable"] is True
@@ -173,10 +162,10 @@ def forge(token: str) -> str:
     return "cst_" + signing.dumps(claims, key="another" * 10, salt=salt)
 
 
-async def readiness(client: Client, server: Server) -> int:
+async def readiness(visitor: Client, server: Server) -> int:
     with within(REFUSED_WITHIN):
-        status, _ = await client.ask(server.port, "GET", "/readyz")
-    assert (await client.ask(server.port, "GET", "/healthz"))[0] == 200
+        status, _ = await visitor.ask(server.port, "GET", "/readyz")
+    assert (await visitor.ask(server.port, "GET", "/healthz"))[0] == 200
     return status
 
 
@@ -184,56 +173,56 @@ async def readiness(client: Client, server: Server) -> int:
 
 
 async def test_a_stopped_server_leaves_answers_with_a_warning_and_comes_back_without_a_restart(
-    site, servers, cluster, client, tag
+    site, servers, cluster, visitor, tag
 ):
     server = servers[0]
-    thread_id = await client.new_thread(server.port)
-    before = await say(client, server, thread_id, f"say 1{tag}")
+    thread_id = await visitor.new_thread(server.port)
+    before = await say(visitor, server, thread_id, f"say 1{tag}")
     await asyncio.to_thread(cluster.stop)
-    await is_answered_without_the_store(client, server, thread_id, f"2{tag}")
-    await is_refused_elsewhere(client, server, thread_id)
+    await is_answered_without_the_store(visitor, server, thread_id, f"2{tag}")
+    await is_refused_elsewhere(visitor, server, thread_id)
     await nobody_else_is_let_in(site, server, thread_id)
-    assert await readiness(client, server) == 503
+    assert await readiness(visitor, server) == 503
     await asyncio.to_thread(cluster.start)
-    await until_back(client, server, thread_id)
-    assert await readiness(client, server) == 200
-    after = await say(client, server, thread_id, f"memory 3{tag}")
+    await until_back(visitor, server, thread_id)
+    assert await readiness(visitor, server) == 200
+    after = await say(visitor, server, thread_id, f"memory 3{tag}")
     assert f" 1{tag} " in after.said
     assert " back." in after.said
-    assert (await transcript(client, server.port, thread_id))[:2] == [
+    assert (await transcript(visitor, server.port, thread_id))[:2] == [
         ("user", f"say 1{tag}"),
         ("assistant", before.said),
     ]
 
 
 async def test_a_server_that_hangs_leaves_answers_with_a_warning_and_comes_back_without_a_restart(
-    site, servers, cluster, client, tag
+    site, servers, cluster, visitor, tag
 ):
     server = servers[0]
-    thread_id = await client.new_thread(server.port)
-    await say(client, server, thread_id, f"say 1{tag}")
+    thread_id = await visitor.new_thread(server.port)
+    await say(visitor, server, thread_id, f"say 1{tag}")
     cluster.pause()
-    await is_answered_without_the_store(client, server, thread_id, f"2{tag}")
-    await is_refused_elsewhere(client, server, thread_id)
+    await is_answered_without_the_store(visitor, server, thread_id, f"2{tag}")
+    await is_refused_elsewhere(visitor, server, thread_id)
     await nobody_else_is_let_in(site, server, thread_id)
-    assert await readiness(client, server) == 503
+    assert await readiness(visitor, server) == 503
     cluster.resume()
-    await until_back(client, server, thread_id)
-    after = await say(client, server, thread_id, f"memory 3{tag}")
+    await until_back(visitor, server, thread_id)
+    after = await say(visitor, server, thread_id, f"memory 3{tag}")
     assert f" 1{tag} " in after.said
     assert " back." in after.said
 
 
-async def test_a_restart_between_two_messages_is_noticed_by_nobody(servers, cluster, client, tag):
-    thread_id = await client.new_thread(servers[0].port)
+async def test_a_restart_between_two_messages_is_noticed_by_nobody(servers, cluster, visitor, tag):
+    thread_id = await visitor.new_thread(servers[0].port)
     for number, server in enumerate([*servers, *servers]):
-        hearing = await say(client, server, thread_id, f"say {number}{tag}")
+        hearing = await say(visitor, server, thread_id, f"say {number}{tag}")
         assert hearing.warnings == []
         assert hearing.closing["message_id"] is not None
         await asyncio.to_thread(cluster.stop)
         await asyncio.to_thread(cluster.start)
     said = [f"{number}{tag} done" for number in range(4)]
-    found = await transcript(client, servers[0].port, thread_id)
+    found = await transcript(visitor, servers[0].port, thread_id)
     assert [text for role, text in found if role == "assistant"] == said
 
 
@@ -257,11 +246,11 @@ async def bring_back(cluster: PrivatePostgresql) -> None:
 
 @pytest.mark.parametrize("take_away", [stop, pause])
 async def test_a_turn_that_loses_its_server_closes_once_and_is_stored_when_it_is_back(
-    site, servers, cluster, client, tag, take_away
+    site, servers, cluster, visitor, tag, take_away
 ):
     running, other = servers
-    thread_id = await client.new_thread(running.port)
-    stream, hearing = await client.open(running.port, thread_id, f"gate {tag} 1{tag}"), Hearing()
+    thread_id = await visitor.new_thread(running.port)
+    stream, hearing = await visitor.open(running.port, thread_id, f"gate {tag} 1{tag}"), Hearing()
     await hearing.take(stream, until=has_content)
     await take_away(cluster)
     site.open_gate(tag)
@@ -271,44 +260,44 @@ async def test_a_turn_that_loses_its_server_closes_once_and_is_stored_when_it_is
     assert hearing.said == f"1{tag} before, after"
     assert hearing.warnings == [NOT_SAVED]
     await bring_back(cluster)
-    await until_back(client, running, thread_id)
-    found = await transcript(client, other.port, thread_id)
+    await until_back(visitor, running, thread_id)
+    found = await transcript(visitor, other.port, thread_id)
     assert found[:2] == [("user", f"gate {tag} 1{tag}"), ("assistant", hearing.said)]
     assert found.count(("assistant", hearing.said)) == 1
-    turn = await client.turn(other.port, thread_id, stream.turn_id)
+    turn = await visitor.turn(other.port, thread_id, stream.turn_id)
     assert turn["status"] == "completed"
-    memory = await say(client, other, thread_id, f"memory 2{tag}")
+    memory = await say(visitor, other, thread_id, f"memory 2{tag}")
     assert memory.said.startswith(f"I remember: 1{tag}")
 
 
 @pytest.mark.parametrize("take_away", [stop, pause])
 async def test_a_turn_that_only_slept_through_an_outage_ends_as_if_nothing_had_been(
-    site, servers, cluster, client, tag, take_away
+    site, servers, cluster, visitor, tag, take_away
 ):
     running, other = servers
-    thread_id = await client.new_thread(running.port)
-    stream, hearing = await client.open(running.port, thread_id, f"gate {tag} 1{tag}"), Hearing()
+    thread_id = await visitor.new_thread(running.port)
+    stream, hearing = await visitor.open(running.port, thread_id, f"gate {tag} 1{tag}"), Hearing()
     await hearing.take(stream, until=has_content)
     await take_away(cluster)
-    await is_answered_without_the_store(client, other, thread_id, f"2{tag}")
+    await is_answered_without_the_store(visitor, other, thread_id, f"2{tag}")
     await bring_back(cluster)
-    await until_back(client, other, await client_thread(client, other))
+    await until_back(visitor, other, await client_thread(visitor, other))
     site.open_gate(tag)
     await hearing.take(stream)
     assert hearing.closing["status"] == "completed"
     assert hearing.closing["message_id"] is not None
     assert hearing.warnings == []
-    assert await transcript(client, other.port, thread_id) == [
+    assert await transcript(visitor, other.port, thread_id) == [
         ("user", f"gate {tag} 1{tag}"),
         ("assistant", f"1{tag} before, after"),
     ]
 
 
-async def client_thread(client: Visitor, server: Server) -> str:
+async def client_thread(visitor: Visitor, server: Server) -> str:
     """A new conversation, as soon as one can be had."""
 
     async def begin() -> str:
-        status, made = await client.ask(server.port, "POST", "/chatkit/threads", {})
+        status, made = await visitor.ask(server.port, "POST", "/chatkit/threads", {})
         assert status in {201, 503}, made
         return str(made.get("thread_id", ""))
 
@@ -316,15 +305,15 @@ async def client_thread(client: Visitor, server: Server) -> str:
 
 
 async def test_many_answers_at_once_through_a_restart_are_told_once_and_stored_once(
-    servers, cluster, client, tag
+    servers, cluster, visitor, tag
 ):
     """Each of them in a conversation of its own, in the middle of its words."""
     streams, texts = [], []
     for number in range(STREAMS):
         server = servers[number % 2]
-        thread_id = await client.new_thread(server.port)
+        thread_id = await visitor.new_thread(server.port)
         text = f"slow 60 50 {number}{tag}"
-        streams.append((thread_id, await client.open(server.port, thread_id, text)))
+        streams.append((thread_id, await visitor.open(server.port, thread_id, text)))
         texts.append(text)
     heard = [Hearing() for _ in streams]
     for hearing, (_, stream) in zip(heard, streams, strict=True):
@@ -339,9 +328,9 @@ async def test_many_answers_at_once_through_a_restart_are_told_once_and_stored_o
     for number, (hearing, (thread_id, stream)) in enumerate(zip(heard, streams, strict=True)):
         assert hearing.closing["status"] == "completed"
         assert hearing.said == "".join(f"{number}{tag}.{index} " for index in range(60))
-        turn = await client.turn(servers[0].port, thread_id, stream.turn_id)
+        turn = await visitor.turn(servers[0].port, thread_id, stream.turn_id)
         assert turn["status"] == "completed"
-        assert await transcript(client, servers[1].port, thread_id) == [
+        assert await transcript(visitor, servers[1].port, thread_id) == [
             ("user", texts[number]),
             ("assistant", hearing.said),
         ]
@@ -349,19 +338,19 @@ async def test_many_answers_at_once_through_a_restart_are_told_once_and_stored_o
 
 @pytest.mark.parametrize("take_away", [stop, pause])
 async def test_who_listens_from_another_process_is_sent_away_and_comes_back(
-    site, servers, cluster, client, tag, take_away
+    site, servers, cluster, visitor, tag, take_away
 ):
     running, other = servers
-    thread_id = await client.new_thread(running.port)
-    stream, own = await client.open(running.port, thread_id, f"gate {tag} {tag}"), Hearing()
+    thread_id = await visitor.new_thread(running.port)
+    stream, own = await visitor.open(running.port, thread_id, f"gate {tag} {tag}"), Hearing()
     await own.take(stream, until=has_content)
     elsewhere = Hearing()
-    followed = await client.events(other.port, thread_id, stream.turn_id)
+    followed = await visitor.events(other.port, thread_id, stream.turn_id)
     await elsewhere.take(followed, until=has_content)
 
     async def come_back(last: int) -> Any:
         try:
-            return await client.events(other.port, thread_id, stream.turn_id, after=last)
+            return await visitor.events(other.port, thread_id, stream.turn_id, after=last)
         except Refused as refused:
             if refused.status != 503:
                 raise
@@ -369,7 +358,7 @@ async def test_who_listens_from_another_process_is_sent_away_and_comes_back(
 
     listening = asyncio.create_task(elsewhere.insist(followed, come_back))
     await take_away(cluster)
-    await is_answered_without_the_store(client, other, thread_id, f"2{tag}")
+    await is_answered_without_the_store(visitor, other, thread_id, f"2{tag}")
     await bring_back(cluster)
     site.open_gate(tag)
     await own.take(stream)
@@ -380,24 +369,24 @@ async def test_who_listens_from_another_process_is_sent_away_and_comes_back(
 
 
 async def test_a_message_that_waits_through_an_outage_is_answered_in_its_order(
-    site, servers, cluster, client, tag
+    site, servers, cluster, visitor, tag
 ):
     first, other = servers
-    thread_id = await client.new_thread(first.port)
-    streams = [await client.open(first.port, thread_id, f"gate {tag} 1{tag}")]
+    thread_id = await visitor.new_thread(first.port)
+    streams = [await visitor.open(first.port, thread_id, f"gate {tag} 1{tag}")]
     heard = [Hearing(), Hearing(), Hearing()]
     await heard[0].take(streams[0], until=has_content)
-    streams.append(await client.open(other.port, thread_id, f"say 2{tag}"))
-    streams.append(await client.open(first.port, thread_id, f"say 3{tag}"))
-    elsewhere = await client.new_thread(other.port)
+    streams.append(await visitor.open(other.port, thread_id, f"say 2{tag}"))
+    streams.append(await visitor.open(first.port, thread_id, f"say 3{tag}"))
+    elsewhere = await visitor.new_thread(other.port)
     await asyncio.to_thread(cluster.stop)
-    await is_answered_without_the_store(client, other, elsewhere, f"no{tag}")
+    await is_answered_without_the_store(visitor, other, elsewhere, f"no{tag}")
     await asyncio.to_thread(cluster.start)
     site.open_gate(tag)
     for hearing, stream in zip(heard, streams, strict=True):
         await hearing.take(stream)
         assert hearing.closing["status"] == "completed"
-    assert await transcript(client, other.port, thread_id) == [
+    assert await transcript(visitor, other.port, thread_id) == [
         ("user", f"gate {tag} 1{tag}"),
         ("assistant", f"1{tag} before, after"),
         ("user", f"say 2{tag}"),
@@ -408,17 +397,17 @@ async def test_a_message_that_waits_through_an_outage_is_answered_in_its_order(
 
 
 async def test_a_message_behind_one_that_waits_for_the_store_is_answered_in_time(
-    site, servers, cluster, client, tag
+    site, servers, cluster, visitor, tag
 ):
     first, other = servers
-    thread_id = await client.new_thread(first.port)
-    running = await client.open(first.port, thread_id, f"gate {tag} 1{tag}")
+    thread_id = await visitor.new_thread(first.port)
+    running = await visitor.open(first.port, thread_id, f"gate {tag} 1{tag}")
     await Hearing().take(running, until=has_content)
-    waiting, waited = await client.open(other.port, thread_id, f"say 2{tag}"), Hearing()
+    waiting, waited = await visitor.open(other.port, thread_id, f"say 2{tag}"), Hearing()
     await waited.take(waiting, until=is_status("queued"))
     await asyncio.to_thread(cluster.stop)
     try:
-        await is_answered_without_the_store(client, other, thread_id, f"3{tag}")
+        await is_answered_without_the_store(visitor, other, thread_id, f"3{tag}")
     finally:
         site.open_gate(tag)
 
@@ -437,13 +426,13 @@ async def test_an_outage_longer_than_a_lease_closes_every_turn_once_and_loses_no
     hasty_servers, cluster, tag
 ):
     site, (first, other) = hasty_servers
-    async with Visitor(site.tokens[0]) as client:
-        thread_id = await client.new_thread(first.port)
-        running = await client.open(first.port, thread_id, f"gate {tag} 1{tag}")
+    async with Visitor(site.tokens[0]) as visitor:
+        thread_id = await visitor.new_thread(first.port)
+        running = await visitor.open(first.port, thread_id, f"gate {tag} 1{tag}")
         ran, waited = Hearing(), Hearing()
         await ran.take(running, until=has_content)
-        waiting = await client.open(other.port, thread_id, f"say 2{tag}")
-        recorded = await client.events(other.port, thread_id, running.turn_id)
+        waiting = await visitor.open(other.port, thread_id, f"say 2{tag}")
+        recorded = await visitor.events(other.port, thread_id, running.turn_id)
         await Hearing().take(recorded, until=has_content)  # an outage finds it kept
         await asyncio.to_thread(cluster.stop)
         with within(CLOSED_WITHIN):
@@ -456,15 +445,15 @@ async def test_an_outage_longer_than_a_lease_closes_every_turn_once_and_loses_no
         assert ran.closing["status"] == "completed"
         assert ran.warnings == [NOT_SAVED]
         await asyncio.to_thread(cluster.start)
-        await until_back(client, other, thread_id)
-        found = await transcript(client, first.port, thread_id)
+        await until_back(visitor, other, thread_id)
+        found = await transcript(visitor, first.port, thread_id)
         texts = [text for role, text in found if role == "user"]
         assert texts[:2] == [f"gate {tag} 1{tag}", f"say 2{tag}"]
         assert len(texts) == len(set(texts)) == 3
         # Whoever comes first when the server is back closes the turn: its own process, or another.
         assert found[1][1] in {f"1{tag} before, after", f"1{tag} before, …"}
         for stream in (running, waiting):
-            turn = await client.turn(first.port, thread_id, stream.turn_id)
+            turn = await visitor.turn(first.port, thread_id, stream.turn_id)
             assert turn["status"] in {"completed", "interrupted"}
             assert turn["finished_at"] is not None
 
@@ -480,41 +469,41 @@ def crowd(cluster: PrivatePostgresql) -> Iterator[Crowd]:
 
 
 async def test_a_site_that_gets_no_connection_answers_with_a_warning_until_there_are_some(
-    site, servers, cluster, client, crowd, tag
+    site, servers, cluster, visitor, crowd, tag
 ):
-    thread_id = await client.new_thread(servers[0].port)
-    await say(client, servers[0], thread_id, f"say 1{tag}")
+    thread_id = await visitor.new_thread(servers[0].port)
+    await say(visitor, servers[0], thread_id, f"say 1{tag}")
     fresh = servers[1]  # it has no connection yet, and will get none
     await asyncio.to_thread(fresh.kill)
     await asyncio.to_thread(crowd.come)
     fresh.start()
     await asyncio.to_thread(fresh.wait_until_it_answers)
     await asyncio.to_thread(crowd.come)
-    await is_answered_without_the_store(client, fresh, thread_id, f"2{tag}")
-    await is_refused_elsewhere(client, fresh, thread_id)
+    await is_answered_without_the_store(visitor, fresh, thread_id, f"2{tag}")
+    await is_refused_elsewhere(visitor, fresh, thread_id)
     await nobody_else_is_let_in(site, fresh, thread_id)
-    assert await readiness(client, fresh) == 503
+    assert await readiness(visitor, fresh) == 503
     # Who has a connection goes on: nothing is asked of a server that is only full.
-    ok = await say(client, servers[0], thread_id, f"say 3{tag}")
+    ok = await say(visitor, servers[0], thread_id, f"say 3{tag}")
     assert ok.warnings == []
     crowd.go()
-    await until_back(client, fresh, thread_id)
-    after = await say(client, fresh, thread_id, f"memory 4{tag}")
+    await until_back(visitor, fresh, thread_id)
+    after = await say(visitor, fresh, thread_id, f"memory 4{tag}")
     assert after.said.startswith(f"I remember: 1{tag} 3{tag} back.")
 
 
 async def test_many_at_once_on_few_connections_are_answered_with_a_warning_at_worst(
-    servers, cluster, client, crowd, tag
+    servers, cluster, visitor, crowd, tag
 ):
     """Two connections are left for both processes and all their threads."""
-    threads = [await client.new_thread(servers[n % 2].port) for n in range(STREAMS)]
+    threads = [await visitor.new_thread(servers[n % 2].port) for n in range(STREAMS)]
     await asyncio.to_thread(cluster.stop)  # nobody has one now
     await asyncio.to_thread(cluster.start)
     await asyncio.to_thread(crowd.come)
     for _ in range(2):
         crowd.leave_one()
     begun = [
-        say(client, servers[n % 2], thread_id, f"slow 4 100 {n}{tag}")
+        say(visitor, servers[n % 2], thread_id, f"slow 4 100 {n}{tag}")
         for n, thread_id in enumerate(threads)
     ]
     with within(CLOSED_WITHIN):
@@ -525,8 +514,8 @@ async def test_many_at_once_on_few_connections_are_answered_with_a_warning_at_wo
         assert hearing.warnings == [] or NOT_SAVED in hearing.warnings
     crowd.go()
     for n, (hearing, thread_id) in enumerate(zip(heard, threads, strict=True)):
-        await until_back(client, servers[n % 2], thread_id)
-        found = await transcript(client, servers[0].port, thread_id)
+        await until_back(visitor, servers[n % 2], thread_id)
+        found = await transcript(visitor, servers[0].port, thread_id)
         stored = found.count(("assistant", hearing.said))
         assert stored <= 1
         assert stored == 1 or hearing.warnings, (n, found)

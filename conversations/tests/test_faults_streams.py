@@ -7,7 +7,6 @@ pieces joined are the stored answer.
 from __future__ import annotations
 
 import asyncio
-import secrets
 from collections.abc import AsyncIterator, Iterator
 
 import httpx
@@ -46,20 +45,9 @@ def servers(site: Site) -> Iterator[list[Server]]:
 
 
 @pytest.fixture
-async def client(site: Site) -> AsyncIterator[Visitor]:
-    async with Visitor(site.tokens[0]) as client:
-        yield client
-
-
-@pytest.fixture
 async def stranger(site: Site) -> AsyncIterator[Visitor]:
     async with Visitor(site.tokens[1]) as stranger:
         yield stranger
-
-
-@pytest.fixture
-def tag() -> str:
-    return secrets.token_hex(4)
 
 
 async def restart(server: Server) -> None:
@@ -67,19 +55,19 @@ async def restart(server: Server) -> None:
     await asyncio.to_thread(server.wait_until_it_answers)
 
 
-async def told_by(client: Client, server: Server, thread_id: str, turn_id: str) -> Hearing:
+async def told_by(visitor: Client, server: Server, thread_id: str, turn_id: str) -> Hearing:
     """All of a turn, heard once more from its first frame on."""
     hearing = Hearing()
-    await hearing.take(await client.events(server.port, thread_id, turn_id))
+    await hearing.take(await visitor.events(server.port, thread_id, turn_id))
     return hearing
 
 
 async def until_another_tells(
-    client: Client, other: Server, thread_id: str, turn_id: str
+    visitor: Client, other: Server, thread_id: str, turn_id: str
 ) -> Hearing:
     """Wait until the first words can be heard from another process: they are recorded then."""
     hearing = Hearing()
-    stream = await client.events(other.port, thread_id, turn_id)
+    stream = await visitor.events(other.port, thread_id, turn_id)
     await hearing.take(stream, until=has_content)
     stream.leave()
     return hearing
@@ -89,32 +77,32 @@ async def until_another_tells(
 
 
 async def test_a_stream_left_mid_answer_goes_on_from_another_process_word_for_word(
-    servers, client, tag
+    servers, visitor, tag
 ):
     first, other = servers
-    thread_id = await client.new_thread(first.port)
-    stream = await client.open(first.port, thread_id, f"slow 40 20 {tag}")
+    thread_id = await visitor.new_thread(first.port)
+    stream = await visitor.open(first.port, thread_id, f"slow 40 20 {tag}")
     hearing = Hearing()
     await hearing.take(stream, until=lambda frame: frame.number == 6)
     stream.leave()
     await hearing.take(
-        await client.events(other.port, thread_id, stream.turn_id, after=hearing.last)
+        await visitor.events(other.port, thread_id, stream.turn_id, after=hearing.last)
     )
     assert hearing.closing["status"] == "completed"
     assert hearing.said == "".join(f"{tag}.{index} " for index in range(40))
-    assert await transcript(client, other.port, thread_id) == [
+    assert await transcript(visitor, other.port, thread_id) == [
         ("user", f"slow 40 20 {tag}"),
         ("assistant", hearing.said),
     ]
     for server in servers:
-        assert (await told_by(client, server, thread_id, stream.turn_id)).told == hearing.told
+        assert (await told_by(visitor, server, thread_id, stream.turn_id)).told == hearing.told
 
 
 async def test_a_listener_that_changes_its_process_with_every_few_words_hears_each_once(
-    servers, client, tag
+    servers, visitor, tag
 ):
-    thread_id = await client.new_thread(servers[0].port)
-    stream = await client.open(servers[0].port, thread_id, f"slow 60 20 {tag}")
+    thread_id = await visitor.new_thread(servers[0].port)
+    stream = await visitor.open(servers[0].port, thread_id, f"slow 60 20 {tag}")
     turn_id, hearing, connections = stream.turn_id, Hearing(), 1
     while True:
         stop_at = hearing.last + 4
@@ -123,29 +111,31 @@ async def test_a_listener_that_changes_its_process_with_every_few_words_hears_ea
         if hearing.last > 55:
             break
         server = servers[connections % 2]
-        stream = await client.events(server.port, thread_id, turn_id, after=hearing.last)
+        stream = await visitor.events(server.port, thread_id, turn_id, after=hearing.last)
         connections += 1
-    await hearing.take(await client.events(servers[1].port, thread_id, turn_id, after=hearing.last))
+    await hearing.take(
+        await visitor.events(servers[1].port, thread_id, turn_id, after=hearing.last)
+    )
     assert connections > 10
     assert hearing.closing["status"] == "completed"
-    assert await transcript(client, servers[1].port, thread_id) == [
+    assert await transcript(visitor, servers[1].port, thread_id) == [
         ("user", f"slow 60 20 {tag}"),
         ("assistant", hearing.said),
     ]
 
 
-async def test_fifty_listeners_of_one_turn_hear_identical_frames(site, servers, client, tag):
+async def test_fifty_listeners_of_one_turn_hear_identical_frames(site, servers, visitor, tag):
     """They come before it runs, in its middle and after its end, to both processes."""
     first, _ = servers
-    thread_id = await client.new_thread(first.port)
-    ahead = await client.open(first.port, thread_id, f"gate {tag} 1{tag}")
+    thread_id = await visitor.new_thread(first.port)
+    ahead = await visitor.open(first.port, thread_id, f"gate {tag} 1{tag}")
     await Hearing().take(ahead, until=has_content)
-    sender = await client.open(first.port, thread_id, f"slow 20 30 2{tag}")
+    sender = await visitor.open(first.port, thread_id, f"slow 20 30 2{tag}")
     own = Hearing()
     await own.take(sender, until=is_status("queued"))
 
     async def listen(server: Server) -> Hearing:
-        return await told_by(client, server, thread_id, sender.turn_id)
+        return await told_by(visitor, server, thread_id, sender.turn_id)
 
     early = [asyncio.create_task(listen(servers[number % 2])) for number in range(20)]
     site.open_gate(tag)
@@ -168,12 +158,12 @@ async def test_fifty_listeners_of_one_turn_hear_identical_frames(site, servers, 
     ids=["finished-within-the-grace", "cut-by-the-stop"],
 )
 async def test_after_a_stop_and_a_restart_the_stream_is_told_to_its_end(
-    servers, client, tag, text, status, mark
+    servers, visitor, tag, text, status, mark
 ):
     first, _ = servers
-    thread_id = await client.new_thread(first.port)
-    stayed = await client.open(first.port, thread_id, text.format(tag))
-    left = await client.events(first.port, thread_id, stayed.turn_id)
+    thread_id = await visitor.new_thread(first.port)
+    stayed = await visitor.open(first.port, thread_id, text.format(tag))
+    left = await visitor.events(first.port, thread_id, stayed.turn_id)
     hearing, to_the_end = Hearing(), Hearing()
     await hearing.take(left, until=has_content)
     left.leave()
@@ -182,14 +172,14 @@ async def test_after_a_stop_and_a_restart_the_stream_is_told_to_its_end(
     assert await asyncio.to_thread(first.wait) == 0
     await restart(first)
     await hearing.take(
-        await client.events(first.port, thread_id, stayed.turn_id, after=hearing.last)
+        await visitor.events(first.port, thread_id, stayed.turn_id, after=hearing.last)
     )
     assert hearing.told == to_the_end.told
     assert hearing.closing["status"] == status
     if status == "failed":
         assert hearing.closing["code"] == "interrupted"
         assert hearing.closing["retryable"] is True
-    assert await transcript(client, first.port, thread_id) == [
+    assert await transcript(visitor, first.port, thread_id) == [
         ("user", text.format(tag)),
         ("assistant", hearing.said + mark),
     ]
@@ -197,14 +187,14 @@ async def test_after_a_stop_and_a_restart_the_stream_is_told_to_its_end(
 
 @pytest.mark.parametrize("where", ["the restarted process", "another process"])
 async def test_after_a_kill_the_stream_ends_as_interrupted_with_what_is_stored(
-    servers, client, tag, where
+    servers, visitor, tag, where
 ):
     first, other = servers
-    thread_id = await client.new_thread(first.port)
-    stream = await client.open(first.port, thread_id, f"hold {tag}")
+    thread_id = await visitor.new_thread(first.port)
+    stream = await visitor.open(first.port, thread_id, f"hold {tag}")
     hearing = Hearing()
     await hearing.take(stream, until=has_content)
-    await until_another_tells(client, other, thread_id, stream.turn_id)
+    await until_another_tells(visitor, other, thread_id, stream.turn_id)
     await asyncio.to_thread(first.kill)
     with pytest.raises(Lost):
         await hearing.take(stream)
@@ -214,24 +204,24 @@ async def test_after_a_kill_the_stream_ends_as_interrupted_with_what_is_stored(
         await restart(other)
     asked = first if where == "the restarted process" else other
     await hearing.take(
-        await client.events(asked.port, thread_id, stream.turn_id, after=hearing.last)
+        await visitor.events(asked.port, thread_id, stream.turn_id, after=hearing.last)
     )
     assert (hearing.closing["code"], hearing.closing["retryable"]) == ("interrupted", True)
-    assert await transcript(client, asked.port, thread_id) == [
+    assert await transcript(visitor, asked.port, thread_id) == [
         ("user", f"hold {tag}"),
         ("assistant", hearing.said + "…"),
     ]
-    again = await told_by(client, asked, thread_id, stream.turn_id)
+    again = await told_by(visitor, asked, thread_id, stream.turn_id)
     assert again.told == hearing.told
 
 
 async def test_after_a_kill_in_full_flow_what_is_kept_is_the_beginning_of_what_was_heard(
-    servers, client, tag
+    servers, visitor, tag
 ):
     """The last words before a kill may have been heard and not be kept: a fifth of a second."""
     first, other = servers
-    thread_id = await client.new_thread(first.port)
-    stream = await client.open(first.port, thread_id, f"slow 500 5 {tag}")
+    thread_id = await visitor.new_thread(first.port)
+    stream = await visitor.open(first.port, thread_id, f"slow 500 5 {tag}")
     hearing = Hearing()
     await hearing.take(stream, until=lambda frame: frame.number == 150)
     killing = asyncio.create_task(asyncio.to_thread(first.kill))
@@ -240,12 +230,12 @@ async def test_after_a_kill_in_full_flow_what_is_kept_is_the_beginning_of_what_w
     await killing
     heard = hearing.said
     await hearing.take(
-        await client.events(other.port, thread_id, stream.turn_id, after=hearing.last)
+        await visitor.events(other.port, thread_id, stream.turn_id, after=hearing.last)
     )
     assert hearing.closing["code"] == "interrupted"
-    fresh = await told_by(client, other, thread_id, stream.turn_id)
+    fresh = await told_by(visitor, other, thread_id, stream.turn_id)
     assert fresh.closing["code"] == "interrupted"
-    assert await transcript(client, other.port, thread_id) == [
+    assert await transcript(visitor, other.port, thread_id) == [
         ("user", f"slow 500 5 {tag}"),
         ("assistant", fresh.said + "…"),
     ]
@@ -256,24 +246,24 @@ async def test_after_a_kill_in_full_flow_what_is_kept_is_the_beginning_of_what_w
 
 
 async def test_a_queued_message_of_a_killed_process_is_answered_by_another(
-    site, servers, client, tag
+    site, servers, visitor, tag
 ):
     running, dying = servers
-    thread_id = await client.new_thread(running.port)
-    ahead = await client.open(running.port, thread_id, f"gate {tag} 1{tag}")
+    thread_id = await visitor.new_thread(running.port)
+    ahead = await visitor.open(running.port, thread_id, f"gate {tag} 1{tag}")
     await Hearing().take(ahead, until=has_content)
-    waiting = await client.open(dying.port, thread_id, f"say 2{tag}")
+    waiting = await visitor.open(dying.port, thread_id, f"say 2{tag}")
     hearing = Hearing()
     await hearing.take(waiting, until=is_status("queued"))
     await asyncio.to_thread(dying.kill)
     with pytest.raises(Lost):
         await hearing.take(waiting)
-    again = await client.events(running.port, thread_id, waiting.turn_id, after=hearing.last)
+    again = await visitor.events(running.port, thread_id, waiting.turn_id, after=hearing.last)
     site.open_gate(tag)
     await hearing.take(again)
     assert hearing.closing["status"] == "completed"
     assert hearing.said == f"2{tag} done"
-    assert await transcript(client, running.port, thread_id) == [
+    assert await transcript(visitor, running.port, thread_id) == [
         ("user", f"gate {tag} 1{tag}"),
         ("assistant", f"1{tag} before, after"),
         ("user", f"say 2{tag}"),
@@ -283,16 +273,16 @@ async def test_a_queued_message_of_a_killed_process_is_answered_by_another(
 
 
 async def test_what_ran_and_what_waited_in_the_only_process_is_told_after_its_restart(
-    servers, client, tag
+    servers, visitor, tag
 ):
     only, other = servers
-    thread_id = await client.new_thread(only.port)
-    ran = await client.open(only.port, thread_id, f"hold 1{tag}")
-    waited = await client.open(only.port, thread_id, f"say 2{tag}")
+    thread_id = await visitor.new_thread(only.port)
+    ran = await visitor.open(only.port, thread_id, f"hold 1{tag}")
+    waited = await visitor.open(only.port, thread_id, f"say 2{tag}")
     first, second = Hearing(), Hearing()
     await first.take(ran, until=has_content)
     await second.take(waited, until=is_status("queued"))
-    await until_another_tells(client, other, thread_id, ran.turn_id)
+    await until_another_tells(visitor, other, thread_id, ran.turn_id)
     for server in servers:
         await asyncio.to_thread(server.kill)
     for stream, hearing in ((ran, first), (waited, second)):
@@ -301,11 +291,11 @@ async def test_what_ran_and_what_waited_in_the_only_process_is_told_after_its_re
     await restart(only)
     for stream, hearing in ((ran, first), (waited, second)):
         await hearing.take(
-            await client.events(only.port, thread_id, stream.turn_id, after=hearing.last)
+            await visitor.events(only.port, thread_id, stream.turn_id, after=hearing.last)
         )
     assert first.closing["code"] == "interrupted"
     assert second.closing["status"] == "completed", second.closing
-    assert await transcript(client, only.port, thread_id) == [
+    assert await transcript(visitor, only.port, thread_id) == [
         ("user", f"hold 1{tag}"),
         ("assistant", first.said + "…"),
         ("user", f"say 2{tag}"),
@@ -318,65 +308,65 @@ async def test_what_ran_and_what_waited_in_the_only_process_is_told_after_its_re
 
 
 async def test_a_stop_asked_of_another_process_closes_the_stream_where_it_is_heard(
-    site, servers, client, tag
+    site, servers, visitor, tag
 ):
     running, other = servers
-    thread_id = await client.new_thread(running.port)
-    stream = await client.open(running.port, thread_id, f"hold {tag}")
+    thread_id = await visitor.new_thread(running.port)
+    stream = await visitor.open(running.port, thread_id, f"hold {tag}")
     hearing = Hearing()
     await hearing.take(stream, until=has_content)
-    status, answer = await client.stop(other.port, thread_id, stream.turn_id)
+    status, answer = await visitor.stop(other.port, thread_id, stream.turn_id)
     assert (status, answer["status"]) == (202, "running")
     await hearing.take(stream)
     assert hearing.closing["status"] == "cancelled"
     assert hearing.said == f"{tag} before, "
-    assert await transcript(client, other.port, thread_id) == [
+    assert await transcript(visitor, other.port, thread_id) == [
         ("user", f"hold {tag}"),
         ("assistant", f"{tag} before, …"),
     ]
     for server in servers:  # a second stop finds it ended, wherever it is asked
-        status, answer = await client.stop(server.port, thread_id, stream.turn_id)
+        status, answer = await visitor.stop(server.port, thread_id, stream.turn_id)
         assert (status, answer["status"]) == (200, "cancelled")
-        assert (await told_by(client, server, thread_id, stream.turn_id)).told == hearing.told
+        assert (await told_by(visitor, server, thread_id, stream.turn_id)).told == hearing.told
     rows = await asyncio.to_thread(site.call, "read", threads=[thread_id])
     hidden = [row["agent_item"] for row in rows["messages"] if not row["shown"]]
     assert any("stopped the previous answer" in item for item in hidden)
 
 
 async def test_a_message_that_waits_is_taken_out_of_the_line_by_another_process(
-    site, servers, client, tag
+    site, servers, visitor, tag
 ):
     first, other = servers
-    thread_id = await client.new_thread(first.port)
-    ahead = await client.open(first.port, thread_id, f"gate {tag} 1{tag}")
+    thread_id = await visitor.new_thread(first.port)
+    ahead = await visitor.open(first.port, thread_id, f"gate {tag} 1{tag}")
     before, hearing, behind = Hearing(), Hearing(), Hearing()
     await before.take(ahead, until=has_content)
-    waiting = await client.open(first.port, thread_id, f"say 2{tag}")
-    last = await client.open(other.port, thread_id, f"say 3{tag}")
+    waiting = await visitor.open(first.port, thread_id, f"say 2{tag}")
+    last = await visitor.open(other.port, thread_id, f"say 3{tag}")
     await hearing.take(waiting, until=is_status("queued"))
-    status, answer = await client.stop(other.port, thread_id, waiting.turn_id)
+    status, answer = await visitor.stop(other.port, thread_id, waiting.turn_id)
     assert (status, answer["status"]) == (202, "cancelled")
     await hearing.take(waiting)
     assert hearing.closing["status"] == "cancelled"
-    assert (await client.stop(first.port, thread_id, waiting.turn_id))[0] == 200
+    assert (await visitor.stop(first.port, thread_id, waiting.turn_id))[0] == 200
     site.open_gate(tag)
     await before.take(ahead)
     await behind.take(last)
     assert before.closing["status"] == behind.closing["status"] == "completed"
     assert behind.said == f"3{tag} done"
-    texts = [text for role, text in await transcript(client, other.port, thread_id)]
+    texts = [text for role, text in await transcript(visitor, other.port, thread_id)]
     assert sorted(texts) == sorted(
         [f"gate {tag} 1{tag}", before.said, f"say 2{tag}", f"say 3{tag}", behind.said]
     )
 
 
-async def test_a_turn_whose_process_was_killed_can_be_stopped_from_another(servers, client, tag):
+async def test_a_turn_whose_process_was_killed_can_be_stopped_from_another(servers, visitor, tag):
     dying, other = servers
-    thread_id = await client.new_thread(dying.port)
-    stream = await client.open(dying.port, thread_id, f"hold {tag}")
+    thread_id = await visitor.new_thread(dying.port)
+    stream = await visitor.open(dying.port, thread_id, f"hold {tag}")
     await Hearing().take(stream, until=has_content)
     await asyncio.to_thread(dying.kill)
-    status, answer = await client.stop(other.port, thread_id, stream.turn_id)
+    status, answer = await visitor.stop(other.port, thread_id, stream.turn_id)
     assert (status, answer["status"]) == (200, "interrupted")
     await restart(dying)
 
@@ -394,9 +384,9 @@ async def ask_for_events(
         return await http.get(url)
 
 
-async def ended_turn(client: Client, server: Server, tag: str) -> tuple[str, Stream, Hearing]:
-    thread_id = await client.new_thread(server.port)
-    stream = await client.open(server.port, thread_id, f"say {tag}")
+async def ended_turn(visitor: Client, server: Server, tag: str) -> tuple[str, Stream, Hearing]:
+    thread_id = await visitor.new_thread(server.port)
+    stream = await visitor.open(server.port, thread_id, f"say {tag}")
     hearing = Hearing()
     await hearing.take(stream)
     return thread_id, stream, hearing
@@ -404,9 +394,9 @@ async def ended_turn(client: Client, server: Server, tag: str) -> tuple[str, Str
 
 @pytest.mark.parametrize("last", ["-1", "abc", "1.5", "0x1", "1 2", "9" * 30])
 async def test_a_last_event_id_that_is_no_number_of_a_frame_is_refused(
-    site, servers, client, tag, last
+    site, servers, visitor, tag, last
 ):
-    thread_id, stream, _ = await ended_turn(client, servers[0], tag)
+    thread_id, stream, _ = await ended_turn(visitor, servers[0], tag)
     for server in servers:
         answer = await ask_for_events(server, site.tokens[0], thread_id, stream.turn_id, last)
         assert answer.status_code == 422
@@ -415,9 +405,9 @@ async def test_a_last_event_id_that_is_no_number_of_a_frame_is_refused(
 
 
 async def test_a_last_event_id_beyond_the_end_is_refused_by_every_process(
-    site, servers, client, tag
+    site, servers, visitor, tag
 ):
-    thread_id, stream, hearing = await ended_turn(client, servers[0], tag)
+    thread_id, stream, hearing = await ended_turn(visitor, servers[0], tag)
     for server in servers:
         for beyond in (1, 2, 1000):
             last = str(hearing.last + beyond)
@@ -440,20 +430,20 @@ async def test_a_last_event_id_beyond_the_end_is_refused_by_every_process(
     ],
 )
 async def test_a_last_event_id_beyond_what_a_running_turn_told_is_refused(
-    servers, client, tag, where
+    servers, visitor, tag, where
 ):
     running, other = servers
-    thread_id = await client.new_thread(running.port)
-    stream = await client.open(running.port, thread_id, f"hold {tag}")
+    thread_id = await visitor.new_thread(running.port)
+    stream = await visitor.open(running.port, thread_id, f"hold {tag}")
     await Hearing().take(stream, until=has_content)
     asked = other if where == "another process" else running
     with pytest.raises(Refused) as refused:
-        await client.events(asked.port, thread_id, stream.turn_id, after=100_000)
+        await visitor.events(asked.port, thread_id, stream.turn_id, after=100_000)
     assert refused.value.status == 422
 
 
-async def test_anothers_turn_is_as_unknown_as_one_that_never_was(servers, client, stranger, tag):
-    thread_id, stream, _ = await ended_turn(client, servers[0], tag)
+async def test_anothers_turn_is_as_unknown_as_one_that_never_was(servers, visitor, stranger, tag):
+    thread_id, stream, _ = await ended_turn(visitor, servers[0], tag)
     own_thread = await stranger.new_thread(servers[0].port)
     nowhere = "01a2075e-0000-7000-8000-000000000000"
     for server in servers:
@@ -473,14 +463,14 @@ async def test_anothers_turn_is_as_unknown_as_one_that_never_was(servers, client
             missing.append(refused.value.body)
         assert missing[0] == missing[2]
         assert missing[1] == missing[3]
-    assert (await told_by(client, servers[1], thread_id, stream.turn_id)).said == f"{tag} done"
+    assert (await told_by(visitor, servers[1], thread_id, stream.turn_id)).said == f"{tag} done"
 
 
 async def test_anothers_running_turn_goes_on_when_a_stranger_asks_to_stop_it(
-    site, servers, client, stranger, tag
+    site, servers, visitor, stranger, tag
 ):
-    thread_id = await client.new_thread(servers[0].port)
-    stream = await client.open(servers[0].port, thread_id, f"gate {tag} {tag}")
+    thread_id = await visitor.new_thread(servers[0].port)
+    stream = await visitor.open(servers[0].port, thread_id, f"gate {tag} {tag}")
     hearing = Hearing()
     await hearing.take(stream, until=has_content)
     for server in servers:
@@ -494,19 +484,19 @@ async def test_anothers_running_turn_goes_on_when_a_stranger_asks_to_stop_it(
 
 
 async def test_a_turn_can_be_watched_from_another_process_while_it_waits(
-    site, servers, client, tag
+    site, servers, visitor, tag
 ):
     first, other = servers
-    thread_id = await client.new_thread(first.port)
-    ahead = await client.open(first.port, thread_id, f"gate {tag} 1{tag}")
+    thread_id = await visitor.new_thread(first.port)
+    ahead = await visitor.open(first.port, thread_id, f"gate {tag} 1{tag}")
     await Hearing().take(ahead, until=has_content)
-    waiting = await client.open(first.port, thread_id, f"say 2{tag}")
+    waiting = await visitor.open(first.port, thread_id, f"say 2{tag}")
 
     async def status() -> bool:
-        return (await client.turn(other.port, thread_id, waiting.turn_id))["status"] == "queued"
+        return (await visitor.turn(other.port, thread_id, waiting.turn_id))["status"] == "queued"
 
     await until(status)
-    elsewhere = await client.events(other.port, thread_id, waiting.turn_id)
+    elsewhere = await visitor.events(other.port, thread_id, waiting.turn_id)
     own, others = Hearing(), Hearing()
     await others.take(elsewhere, until=is_status("queued"))
     site.open_gate(tag)
