@@ -208,7 +208,7 @@ def test_processes_that_sync_at_once_leave_one_schedule_of_a_name(tmp_path):
     connection.ensure_connection()
     print("ready", flush=True)
     while not os.path.exists(sys.argv[1]):
-        pass
+        time.sleep(0.001)  # the others need the machine to get here
     schedules.sync_schedules(now=timezone.now())
 """
     )

@@ -184,9 +184,11 @@ def healthz(url: str) -> int:
 
 
 @slow
-@pytest.mark.parametrize("number", [signal.SIGTERM, signal.SIGINT])
-def test_a_site_from_nothing_stops_clean_and_remembers(folder, number):
-    for time, password in (("first", r"password \S{16} "), ("second", "as printed at the first")):
+def test_a_site_from_nothing_stops_clean_and_remembers(folder):
+    for time, number, password in (
+        ("first", signal.SIGINT, r"password \S{16} "),
+        ("second", signal.SIGTERM, "as printed at the first"),
+    ):
         site = Site(folder, "--demo")
         try:
             url = site.is_ready()

@@ -227,7 +227,7 @@ def test_what_is_no_file_needs_no_preparing(tmp_path, monkeypatch, name):
 
 def test_of_many_processes_that_begin_at_once_none_fails_or_loses_a_row(tmp_path):
     script = """
-        import os, sys
+        import os, sys, time
         from contextlib import closing
         from pathlib import Path
         from conversations import sqlite
@@ -237,7 +237,7 @@ def test_of_many_processes_that_begin_at_once_none_fails_or_loses_a_row(tmp_path
             started = path.parents[2] / f"started-{number}-{sys.argv[2]}"
             started.touch()
             while len(list(started.parent.glob(f"started-{number}-*"))) < 8:
-                pass
+                time.sleep(0.001)  # the others need the machine to get here
             sqlite.prepare_file(str(path))
             with closing(sqlite.driver().connect(path, timeout=30)) as raw:
                 raw.execute("CREATE TABLE IF NOT EXISTS said (words)")
