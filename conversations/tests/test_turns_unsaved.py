@@ -9,6 +9,7 @@ from typing import Any
 from uuid import uuid4
 
 import pytest
+from django.db import transaction
 
 from conversations import lanes, turns
 from conversations.agents_session import StoredSession
@@ -201,11 +202,17 @@ async def test_a_message_sent_again_before_it_is_saved_is_not_answered_again(
     assert len(await rows(session)) == len(scripted.SCRIPT.inputs) == 1
 
 
+@transaction.atomic
+def delete(session: Any) -> None:
+    """As people do, under its lock: what is saved late is saved before, or not at all."""
+    ChatSession.objects.select_for_update().get(id=session.id).delete()
+
+
 async def test_a_conversation_that_was_deleted_meanwhile_stays_deleted(session, away, monkeypatch):
     away("write")
     await ask(session, "1")
     monkeypatch.undo()
-    await lanes.call(ChatSession.objects.filter(id=session.id).delete)
+    await lanes.call(delete, session)
     await until_saved(session)
     assert not await lanes.call(ChatTurn.objects.exists)
 
