@@ -18,6 +18,8 @@ transaction when they write, and know nothing of HTTP, the SDK or ChatKit.
     mending    counters that do not fit their rows
     damage     reading rows that hold what their columns should not
     pruning    the oldest leave a memory that is too long
+    replacing  a memory gives way to its summary
+    restoring  what was set aside is remembered again
     statistics sessions in numbers
     threads    what a person's list and transcript show
 """
