@@ -17,6 +17,8 @@ from operator import add
 from typing import Final
 from uuid import UUID
 
+from django.db import IntegrityError
+
 from conversations import lanes
 from conversations.conf import get_conf
 from conversations.errors import StoreBusy, StoreError, StoreReadOnly
@@ -64,10 +66,10 @@ def recover_turns(*, now: datetime) -> int:
     while session_ids := lanes.perform(partial(leases.find_abandoned, holder=holder, after=last)):
         for session_id in session_ids:
             try:
-                closed += lanes.perform(partial(close, session_id=session_id))
+                closed += _perform_mended(partial(close, session_id=session_id), session_id)
             except (StoreBusy, StoreReadOnly):
                 raise  # the others would fare no better
-            except StoreError as error:
+            except (StoreError, IntegrityError) as error:
                 logger.warning("session %s not recovered: %s", session_id, type(error).__name__)
             _let_others_write()
         last = session_ids[-1]
@@ -133,6 +135,15 @@ def _prune(db: Database, *, session_id: UUID, mends: bool, now: datetime) -> Pru
         running=int(overrun == "running"),
         over_budget=int(overrun == "kept"),
     )
+
+
+def _perform_mended(job: Callable[[Database], int], session_id: UUID) -> int:
+    """Where rows of another program are in the way, mend the counters and do it once more."""
+    try:
+        return lanes.perform(job)
+    except IntegrityError:
+        lanes.perform(partial(mending.mend_counters, session_id=session_id))
+        return lanes.perform(job)
 
 
 def _close_abandoned(db: Database, *, session_id: UUID, holder: Holder, now: datetime) -> int:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import asyncio
 import json
 import random
 from collections.abc import Callable
@@ -12,17 +13,29 @@ import pytest
 from django.db import connection
 from django.utils import timezone
 
-from conversations import lanes
+from conversations import lanes, sweeps
 from conversations.events import SESSION_CORRUPTED, TurnCompleted
 from conversations.history import OUTPUT_OF
 from conversations.ids import new_id
-from conversations.models import ChatMessage, ChatTurn
+from conversations.models import ChatMessage, ChatSession, ChatTurn
 from conversations.store import restoring
 from conversations.store.log import MESSAGE, SESSION
 from conversations.tests import scripted
 from conversations.tests.scripted import Call, Say
+from conversations.tests.sweeps_helpers import die, speak, statuses
 from conversations.tests.test_history import assert_whole
-from conversations.tests.turns_helpers import ask, log, stored, warnings, words
+from conversations.tests.turns_helpers import (
+    ask,
+    log,
+    row,
+    say,
+    shown,
+    stored,
+    told,
+    until_said,
+    warnings,
+    words,
+)
 from conversations.tests.turns_processes import Speaker, speaking
 
 ROOM = 100
@@ -215,3 +228,38 @@ def test_of_the_turns_of_two_processes_only_the_one_that_finds_them_says_so(sess
     assert list(found.values_list("warning", flat=True)) == [SESSION_CORRUPTED, *[""] * 5]
     session.refresh_from_db()
     assert session.quarantined_count == 2
+
+
+# Rows of another program, where ours are to be stored next
+
+
+def stand_in_the_way(session: Any, *, places: int) -> None:
+    """Another program added a row that it did not count."""
+    last = ChatSession.objects.values_list("last_position", flat=True).get(id=session.id)
+    ChatMessage.objects.create(
+        session=session, position=last + places, kind="message", role="user", agent_item="{}"
+    )
+
+
+@pytest.mark.parametrize("places", [1, 2, 3])
+async def test_a_row_where_the_answer_was_to_be_stored_costs_nobody_the_answer(
+    session, script, places
+):
+    gate = asyncio.Event()
+    script(Call("look_up", "{}"), Say("", pieces=["Found", " it"], gate=gate))
+    turn = await say(session, "Look it up")
+    await until_said(turn, "Found")
+    await lanes.call(partial(stand_in_the_way, session, places=places))
+    gate.set()
+    events = await told(turn)
+    assert (words(events), warnings(events)) == ("Found it", [])
+    assert await shown(session) == [("user", "Look it up"), ("assistant", "Found it")]
+    assert (await row(turn)).status == "completed"
+
+
+def test_a_row_where_a_cut_answer_was_to_be_stored_does_not_keep_the_sweep(session, gone):
+    speak(session, "Tell me", process="dead", said="Once upon")
+    die("dead", gone)
+    stand_in_the_way(session, places=1)
+    assert sweeps.recover_turns(now=timezone.now()) == 1
+    assert statuses(session) == ["interrupted"]

@@ -21,6 +21,7 @@ from conversations.store import leases, records, stops, tickets
 from conversations.store.leases import Holder
 from conversations.store.tickets import Orphan
 from conversations.turns.live import LiveTurn
+from conversations.turns.taking import write_mended
 
 Closing = Callable[[], Awaitable[object]]
 
@@ -79,15 +80,14 @@ class Heartbeat:
 
     async def recover(self, session_id: UUID, *, holder: Holder | None = None) -> None:
         """Close what is abandoned in a conversation, and adopt what waits there."""
-        orphans = await lanes.write(
-            partial(
-                tickets.recover,
-                session_id=session_id,
-                holder=holder or self._holder(),
-                now=timezone.now(),
-                adopts=True,
-            )
+        recover = partial(
+            tickets.recover,
+            session_id=session_id,
+            holder=holder or self._holder(),
+            now=timezone.now(),
+            adopts=True,
         )
+        orphans = await write_mended(recover, session_id=session_id)
         self._adopt(orphans)
 
     async def _beat_while_needed(self, *, look_at_once: bool) -> None:

@@ -10,7 +10,6 @@ from functools import partial
 from typing import Any, Final
 from uuid import UUID
 
-from django.db import IntegrityError
 from django.utils import timezone
 
 from conversations import lanes
@@ -35,7 +34,7 @@ from conversations.turns.line import Lines
 from conversations.turns.live import LiveTurn, Unsaved, failed
 from conversations.turns.run import AgentRun, OwnThreads, turn_error
 from conversations.turns.session import TurnSession, settled
-from conversations.turns.taking import take
+from conversations.turns.taking import take, write_mended
 from conversations.turns.unsaved import UnsavedSession
 
 logger = logging.getLogger(__name__)
@@ -257,8 +256,10 @@ class Life:
             batch = run.unsaved()
             result = run.result(status, error, batch)
             try:
-                answer_id = await lanes.write(partial(finish, result=result, batch=batch))
-            except (StoreDamaged, IntegrityError):
+                answer_id = await write_mended(
+                    partial(finish, result=result, batch=batch), session_id=run.turn.session_id
+                )
+            except StoreDamaged:
                 is_damaged = True
                 break
             except StoreError:

@@ -5,13 +5,13 @@ from __future__ import annotations
 import asyncio
 import logging
 from dataclasses import replace
+from functools import partial
 from typing import TYPE_CHECKING, Any, Final
 from uuid import UUID
 
 from agents import RunContextWrapper
 from django.utils import timezone
 
-from conversations import lanes
 from conversations.agents_session import StoredSession, keep_signatures, usage_of
 from conversations.errors import StoreError
 from conversations.events import CONTEXT_UNAVAILABLE, NOT_SAVED, SESSION_CORRUPTED, Usage
@@ -19,6 +19,7 @@ from conversations.ids import new_id
 from conversations.items import Memory, Row, row_from_item
 from conversations.store import log
 from conversations.store.tickets import Started
+from conversations.turns.taking import write_mended
 
 if TYPE_CHECKING:
     from agents.items import TResponseInputItem
@@ -116,11 +117,9 @@ class TurnSession(StoredSession):
         batch = self.unsaved()
         if batch is None:
             return
-        now = timezone.now()
+        append = partial(log.append_for_turn, lease=self.lease, batch=batch, now=timezone.now())
         try:
-            await lanes.write(
-                lambda db: log.append_for_turn(db, lease=self.lease, batch=batch, now=now)
-            )
+            await write_mended(append, session_id=self.lease.session_id)
         except StoreError as error:
             self._is_in_doubt = True  # it may have been stored although we did not hear of it
             self.warn(NOT_SAVED, error)

@@ -1,11 +1,11 @@
-"""How a message gets its ticket or its start where rows of the conversation are damaged."""
+"""How a turn gets its ticket, its start and its end where rows of the conversation are damaged."""
 
 from __future__ import annotations
 
 import logging
 from collections.abc import Callable
 from functools import partial
-from typing import Any
+from typing import Any, TypeVar
 from uuid import UUID
 
 from django.db import IntegrityError
@@ -15,6 +15,8 @@ from conversations.errors import StoreBusy, StoreDamaged, StoreError, StoreReadO
 from conversations.store.mending import mend_counters
 
 logger = logging.getLogger(__name__)
+
+T = TypeVar("T")
 
 
 async def take(
@@ -40,5 +42,21 @@ async def take(
         logger.warning("session %s is still damaged: %s", session_id, type(error).__name__)
     try:
         return await lanes.write(partial(again, with_memory=False))
+    except IntegrityError as error:
+        raise StoreDamaged from error
+
+
+async def write_mended(job: Callable[..., T], *, session_id: UUID) -> T:
+    """Write; where rows of another program are in the way, mend the counters and write once more.
+
+    Raises StoreError, and StoreDamaged where that does not help.
+    """
+    try:
+        return await lanes.write(job)
+    except IntegrityError as error:
+        logger.warning("session %s does not fit its rows: %s", session_id, type(error).__name__)
+    try:
+        await lanes.write(partial(mend_counters, session_id=session_id))
+        return await lanes.write(job)
     except IntegrityError as error:
         raise StoreDamaged from error
