@@ -1,0 +1,17 @@
+"""The rows: one ordered log per conversation, its turns, and who may come in."""
+
+from conversations.models.access import AccessToken, Throttle
+from conversations.models.messages import ChatMessage, QuarantinedMessage
+from conversations.models.sessions import USUAL_BUDGET, ChatSession
+from conversations.models.turns import ChatTurn, RecordedEvents
+
+__all__ = [
+    "USUAL_BUDGET",
+    "AccessToken",
+    "ChatMessage",
+    "ChatSession",
+    "ChatTurn",
+    "QuarantinedMessage",
+    "RecordedEvents",
+    "Throttle",
+]
