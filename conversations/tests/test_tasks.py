@@ -14,7 +14,7 @@ from django.utils import timezone
 
 from conversations import schedules, sweeps, tasks
 from conversations.models import ChatTurn
-from conversations.store import tickets
+from conversations.store import records
 from conversations.tests.other_process import run_python
 from conversations.tests.sweeps_helpers import (
     answer,
@@ -94,10 +94,11 @@ def test_a_failure_names_types_and_lines_and_nothing_that_was_said(monkeypatch, 
 def test_what_the_engine_quotes_of_a_row_is_not_kept(session, gone, monkeypatch):
     speak(session, process=gone)
 
-    def break_a_rule(db: Any, **options: Any) -> None:
-        db.run(f"UPDATE {ChatTurn._meta.db_table} SET input = 'a secret', status = 'unheard of'")
+    def break_a_rule(db: Any, **options: Any) -> int:
+        secret = "input = 'a secret', status = 'unheard of'"
+        return db.run(f"UPDATE {ChatTurn._meta.db_table} SET {secret}")
 
-    monkeypatch.setattr(tickets, "recover", break_a_rule)
-    said = stored_by_the_queue(tasks.recover_turns)
+    monkeypatch.setattr(records, "forget_ended", break_a_rule)
+    said = stored_by_the_queue(tasks.forget_events)
     assert "IntegrityError" in said
     assert "a secret" not in said.replace(inspect.getsource(break_a_rule), "")
