@@ -4,8 +4,18 @@ from __future__ import annotations
 
 from typing import Any
 
-from agents import Agent, GuardrailFunctionOutput, OutputGuardrail, function_tool
+from agents import (
+    Agent,
+    GuardrailFunctionOutput,
+    OutputGuardrail,
+    RunConfig,
+    Runner,
+    RunState,
+    function_tool,
+)
 from agents.testing import ScriptedModel, assistant_message, function_call
+
+from conversations.agents_session import AgentSession
 
 PAID: list[int] = []
 """What was paid in this process."""
@@ -37,6 +47,18 @@ def guarded(agent: Agent[Any]) -> Agent[Any]:
     return agent.clone(
         output_guardrails=[OutputGuardrail(allow)], tool_use_behavior="stop_on_first_tool"
     )
+
+
+async def resume(session_id: str, state_json: Any, answer: str, is_guarded: bool) -> Any:
+    """Go on with a run once a person has answered `approve` or `reject`."""
+    agent = guarded(who_goes_on()) if is_guarded else who_goes_on()
+    state = await RunState.from_json(agent, state_json)
+    for question in state.get_interruptions():
+        getattr(state, answer)(question)
+    PAID.clear()
+    quiet = RunConfig(tracing_disabled=True)
+    result = await Runner.run(agent, state, session=AgentSession(session_id), run_config=quiet)
+    return {"said": result.final_output, "paid": list(PAID)}
 
 
 def _agent(*steps: Any) -> Agent[Any]:
