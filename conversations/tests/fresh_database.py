@@ -14,6 +14,7 @@ from unittest import mock
 from django.contrib.auth.models import Permission
 from django.contrib.contenttypes.models import ContentType
 from django.core.management.commands import flush
+from django.db import connection
 
 FIRST_ROWS = (ContentType, Permission)
 """What migrations leave in an empty database, those that are referred to first."""
@@ -22,6 +23,9 @@ FIRST_ROWS = (ContentType, Permission)
 @contextmanager
 def quickly_emptied() -> Iterator[None]:
     """Meanwhile `flush` leaves the database as it is now: with these rows, and no others."""
+    if ContentType._meta.db_table not in connection.introspection.table_names():
+        yield  # no test of this run uses the database
+        return
     kept = [(model, list(model._default_manager.order_by("pk"))) for model in FIRST_ROWS]
 
     def put_back(*_: Any, **__: Any) -> None:
