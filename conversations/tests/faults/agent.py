@@ -6,7 +6,8 @@ arguments, and a tag that no other text of the run has:
     say TAG                    says the tag
     slow COUNT PAUSE_MS TAG    so many pieces, with a pause before each
     clock COUNT PAUSE_MS TAG   the same; each piece is the moment it was sent
-    flood KILOBYTES NAME TAG   a long answer, without a pause, once the gate is open
+    flood KILOBYTES NAME TAG   a long answer, without a pause, once the gate NAME is open; it ends
+                               once the gate NAME.end is open
     gate NAME TAG              two pieces; between them it waits for the file NAME in `gates/`
     hold TAG                   one piece, and no end
     fail TAG                   one piece, then an error
@@ -139,6 +140,7 @@ async def pieces_of(text: str, items: list[Any]) -> AsyncIterator[str]:
             for _ in range(int(kilobytes) // 8):
                 await asyncio.sleep(0)
                 yield FLOOD_PIECE
+            await _opened(folder() / GATES / f"{name}.end")
         case ["gate" | "hold" | "fail" as deed, *name, tag]:
             yield f"{tag} before, "
             if deed == "fail":
