@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-import base64
-from datetime import UTC, datetime
 from typing import Annotated, Any, Literal
 from uuid import UUID
 
@@ -26,7 +24,8 @@ from conversations.api.schemas import (
 from conversations.conf import get_conf
 from conversations.errors import Invalid, ThreadNotFound
 from conversations.ids import is_storable, parse_uuid
-from conversations.store.threads import Place, ThreadRow, list_threads, read_transcript
+from conversations.store.places import read_place, write_place
+from conversations.store.threads import ThreadRow, list_threads, read_transcript
 
 router = Router(tags=["Threads"])
 
@@ -54,7 +53,9 @@ async def get_threads(
     """One's own conversations, newest activity first, in pages that no write disturbs."""
     if not is_storable(q):
         raise Invalid(fields=[{"field": "q", "message": "holds NUL or lone surrogates"}])
-    place = _read_place(after) if after else None
+    place = read_place(after) if after else None
+    if after and place is None:
+        raise Invalid(fields=[{"field": "after", "message": "is not the end of a page"}])
     owner_id = principal(request).user_id
     rows = await lanes.read(
         lambda db: list_threads(
@@ -70,7 +71,7 @@ async def get_threads(
     return {
         "data": [_thread(row) for row in page],
         "has_more": len(rows) > limit,
-        "after": _write_place(page[-1]) if page else None,
+        "after": write_place(page[-1]) if page else None,
     }
 
 
@@ -167,21 +168,3 @@ def _thread(thread: ThreadRow) -> dict[str, Any]:
         "message_count": thread.message_count,
         "status": thread.status,
     }
-
-
-def _write_place(thread: ThreadRow) -> str:
-    text = f"{thread.last_active_at.isoformat()}~{thread.id.hex}"
-    return base64.urlsafe_b64encode(text.encode()).decode().rstrip("=")
-
-
-def _read_place(after: str) -> Place:
-    try:
-        text = base64.urlsafe_b64decode(after + "=" * (-len(after) % 4)).decode()
-        moment, _, thread_id = text.partition("~")
-        last_active_at = datetime.fromisoformat(moment)
-        place = Place(last_active_at.astimezone(UTC), UUID(thread_id))
-    except (ValueError, OverflowError):  # overflow: a time beyond the calendar
-        place = None
-    if place is None or last_active_at.tzinfo is None:
-        raise Invalid(fields=[{"field": "after", "message": "is not the end of a page"}])
-    return place
