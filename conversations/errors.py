@@ -40,6 +40,10 @@ class TurnNotFound(NotFound):
     code = "turn_not_found"
 
 
+class ItemNotFound(NotFound):
+    """There is no such entry in this conversation."""
+
+
 class Conflict(ConversationsError):
     """This does not go together with what is already there."""
 
@@ -85,6 +89,12 @@ class Invalid(ConversationsError):
     def __init__(self, message: str = "", *, fields: list[dict[str, str]] | None = None) -> None:
         super().__init__(*([message] if message else []))
         self.fields = fields or []
+
+
+class NotConfigured(ConversationsError):
+    """This site is not set up for that."""
+
+    code = "not_configured"
 
 
 class Unauthenticated(ConversationsError):

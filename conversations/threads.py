@@ -19,10 +19,14 @@ from conversations.store.threads import ThreadRow
 
 
 async def create_thread(
-    *, owner_id: Any, title: str = "", metadata: Mapping[str, Any] | None = None
+    *,
+    owner_id: Any,
+    title: str = "",
+    metadata: Mapping[str, Any] | None = None,
+    session_id: UUID | None = None,
 ) -> ThreadRow:
-    """Begin a conversation."""
-    session_id, now = new_id(), timezone.now()
+    """Begin a conversation, with the id that was given out for it already, if one was."""
+    session_id, now = session_id or new_id(), timezone.now()
     name = agent_session_id(user_id=owner_id, session_id=session_id)
 
     def create(db: lanes.Database) -> ThreadRow:

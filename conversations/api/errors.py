@@ -25,6 +25,7 @@ STATUS: Final[dict[type[errors.ConversationsError], int]] = {
     errors.TooLarge: 413,
     errors.Invalid: 422,
     errors.Throttled: 429,
+    errors.NotConfigured: 501,
     errors.StoreError: 503,
 }
 _CODES: Final = {

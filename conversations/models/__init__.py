@@ -1,6 +1,7 @@
 """The rows: one ordered log per conversation, its turns, and who may come in."""
 
 from conversations.models.access import AccessToken, Throttle
+from conversations.models.feedback import Feedback
 from conversations.models.messages import ChatMessage, QuarantinedMessage
 from conversations.models.sessions import USUAL_BUDGET, ChatSession
 from conversations.models.turns import ChatTurn, RecordedEvents
@@ -11,6 +12,7 @@ __all__ = [
     "ChatMessage",
     "ChatSession",
     "ChatTurn",
+    "Feedback",
     "QuarantinedMessage",
     "RecordedEvents",
     "Throttle",

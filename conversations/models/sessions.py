@@ -51,6 +51,11 @@ class ChatSession(models.Model):
     title = models.CharField(max_length=200, blank=True)
     status = models.CharField(max_length=10, choices=Status.choices, default=Status.ACTIVE)
     metadata = models.JSONField(default=dict, blank=True)
+    thread_extras = models.TextField(  # noqa: DJ001 - NULL is what conversations have
+        null=True,
+        blank=True,
+        help_text="JSON: what ChatKit's thread has that no other column holds.",
+    )
     hold = models.BooleanField(default=False)
     hold_reason = models.CharField(max_length=500, blank=True)
 

@@ -120,7 +120,7 @@ def list_threads(
 ) -> list[ThreadRow]:
     """Up to `limit` conversations of one owner by their last activity, from `after` on."""
     where = "owner_id = %s"
-    key = _key(owner_id, db)
+    key = owner_key(owner_id, db)
     params: list[Any] = [key]
     if after is not None:
         sign = "<" if order == "desc" else ">"
@@ -152,7 +152,7 @@ def find_thread(db: Database, *, session_id: UUID, owner_id: Any) -> ThreadRow:
         db,
         _THREAD,
         f"FROM {SESSION} WHERE id = %s AND owner_id = %s",
-        (from_uuid(session_id, is_sqlite=db.is_sqlite), _key(owner_id, db)),
+        (from_uuid(session_id, is_sqlite=db.is_sqlite), owner_key(owner_id, db)),
     )
     thread = _thread(rows[0]) if rows else None
     if thread is None:
@@ -276,7 +276,8 @@ def _message(row: Any) -> MessageRow | None:
     )
 
 
-def _key(owner_id: Any, db: Database) -> Any:
+def owner_key(owner_id: Any, db: Database) -> Any:
+    """A user's key as the engine stores it."""
     return from_uuid(owner_id, is_sqlite=db.is_sqlite) if isinstance(owner_id, UUID) else owner_id
 
 

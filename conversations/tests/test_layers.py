@@ -12,10 +12,13 @@ from conversations.tests.other_process import run_python
 
 # A module imports only from floors below its own, and from its own package.
 FLOORS: dict[int, str] = {
-    6: "api web apps management",  # the doors: HTTP, the web process, commands
-    5: "threads demo supervisor checks admin tasks schedules chatkit_server chatkit_store",
-    4: "turns sweeps retention erasure search usage",  # what happens when someone speaks or leaves
-    3: "assistant agents_session tokens throttle",  # the agent, its memory, who may come in
+    9: "api web apps management",  # the doors: HTTP, the web process, commands
+    8: "chatkit_server",  # the official protocol: who answers, how, and on which store
+    7: "chatkit_turns",
+    6: "chatkit_store",
+    5: "threads demo supervisor checks admin tasks schedules",
+    4: "turns sweeps feedback retention erasure search usage",  # what happens to it
+    3: "assistant agents_session thread_items tokens throttle",  # the agent, its memory, its guests
     2: "store",  # the rows of one session, by hand-written SQL
     1: "models lanes items",  # tables, the way to them, an item as a row
     0: "errors events ids conf sqlite processes history",  # words and pure rules: no HTTP, no ORM
@@ -24,9 +27,9 @@ FLOORS: dict[int, str] = {
 # Who may know which library; a name stands for a module or a whole package.
 ROOMS: dict[str, str] = {
     "ninja": "api",
-    "agents": "assistant items agents_session turns chatkit_server",
-    "openai": "assistant items agents_session turns chatkit_server",
-    "chatkit": "items chatkit_store chatkit_server api.chatkit",
+    "agents": "assistant items agents_session turns chatkit_server chatkit_turns",
+    "openai": "assistant items agents_session turns chatkit_server chatkit_turns",
+    "chatkit": "thread_items turns chatkit_store chatkit_server chatkit_turns api.chatkit",
     "django_q": "schedules tasks admin",
     "uvicorn": "web",
     "sqlite3": "sqlite",

@@ -1,0 +1,422 @@
+"""ChatKit's store on our log: it reads what the turns wrote, and writes what is nobody's turn.
+
+A turn writes its own rows. What it has written, or is about to, is known here by the request's
+context, and never written again.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from dataclasses import dataclass, field
+from datetime import UTC, datetime
+from typing import TYPE_CHECKING, Any, Final, Literal
+from uuid import UUID
+
+from chatkit.store import NotFoundError, Store, StoreItemType
+from chatkit.types import (
+    ActiveStatus,
+    Attachment,
+    ClosedStatus,
+    LockedStatus,
+    Page,
+    ThreadItem,
+    ThreadMetadata,
+    UserMessageItem,
+)
+from django.utils import timezone
+
+from conversations import lanes, threads
+from conversations.errors import Invalid, ItemNotFound, NotFound, ThreadNotFound
+from conversations.ids import new_id, parse_uuid, storable
+from conversations.items import encode_item
+from conversations.store import thread_details, thread_items
+from conversations.store.places import read_place, write_place
+from conversations.store.thread_details import Changes, Details
+from conversations.store.threads import Place, find_thread
+from conversations.thread_items import is_hidden, item_from_row, item_text, row_from_item
+
+if TYPE_CHECKING:
+    from conversations.turns.follow import FollowedTurn
+    from conversations.turns.live import LiveTurn
+
+MAX_PAGE: Final = 100
+MAX_TITLE_CHARS: Final = 200
+_STATUSES: Final = {"active": ActiveStatus, "locked": LockedStatus, "closed": ClosedStatus}
+
+
+class UnknownThread(ThreadNotFound, NotFoundError):
+    """There is no such conversation."""
+
+
+class UnknownItem(ItemNotFound, NotFoundError):
+    """There is no such entry in this conversation."""
+
+
+class UnknownAttachment(NotFound, NotFoundError):
+    """There is no such attachment."""
+
+
+@dataclass(slots=True)
+class Prepared:
+    """What was settled before the library takes over."""
+
+    thread: ThreadMetadata
+    turn: LiveTurn | FollowedTurn
+    item: ThreadItem | None = None
+    """The user's message, or the pending item that was answered."""
+
+
+@dataclass(slots=True)
+class ChatKitContext:
+    """Whose request it is, and what is known of it: what ChatKit hands through to every method."""
+
+    owner_id: Any
+    prepared: Prepared | None = None
+    settled: set[str] = field(default_factory=set)
+    """Ids of items that a turn stores: they are never written again."""
+    address: str = ""
+    """What this site's own addresses begin with, for links that a client opens."""
+    known: dict[str, ThreadMetadata] = field(default_factory=dict)
+    """Threads as they were last read or written here: only what differs from that is written."""
+    begun: set[str] = field(default_factory=set)
+    """Ids of threads that were begun here: no other thread is made by saving it."""
+    has_named: bool = False
+    """Whether the id of the user's message was asked for."""
+    is_under_way: bool = False
+    """Whether the answer has begun: from then on all items are really read."""
+
+
+class ConversationStore(Store[ChatKitContext]):
+    """Every method of ChatKit's store, for one owner's own conversations.
+
+    What another owns is as unknown as what never was: UnknownThread, UnknownItem and
+    UnknownAttachment are the library's NotFoundError.
+    """
+
+    def generate_thread_id(self, context: ChatKitContext) -> str:
+        prepared = context.prepared
+        thread_id = prepared.thread.id if prepared else str(new_id())
+        context.begun.add(thread_id)
+        return thread_id
+
+    def generate_item_id(
+        self, item_type: StoreItemType, thread: ThreadMetadata, context: ChatKitContext
+    ) -> str:
+        item = context.prepared and context.prepared.item
+        is_its = item_type == "message" and isinstance(item, UserMessageItem)
+        if item and is_its and not context.has_named and not context.is_under_way:
+            context.has_named = True  # asked for first; whatever follows is another's
+            return item.id
+        return str(new_id())
+
+    # Threads
+
+    async def load_thread(self, thread_id: str, context: ChatKitContext) -> ThreadMetadata:
+        prepared = context.prepared
+        if prepared and prepared.thread.id == thread_id:
+            thread = context.known.get(thread_id, prepared.thread)
+        else:
+            thread = thread_of(await self._read_details(thread_id, context))
+        context.known[thread_id] = thread.model_copy(deep=True)
+        return thread.model_copy(deep=True)
+
+    async def save_thread(self, thread: ThreadMetadata, context: ChatKitContext) -> None:
+        """Write what has changed since the thread was read; nothing where it is gone."""
+        session_id, now = _uuid(thread.id, UnknownThread), timezone.now()
+        known = context.known.get(thread.id)
+        try:
+            if known is None and thread.id in context.begun:
+                if not (context.prepared and context.prepared.thread.id == thread.id):
+                    await threads.create_thread(owner_id=context.owner_id, session_id=session_id)
+                known = ThreadMetadata(id=thread.id, created_at=thread.created_at)
+            elif known is None:
+                known = await self.load_thread(thread.id, context)
+            changes = changes_between(known, thread)
+            if changes:
+                await lanes.write(
+                    lambda db: thread_details.change_details(
+                        db,
+                        session_id=session_id,
+                        owner_id=context.owner_id,
+                        changes=changes,
+                        now=now,
+                    )
+                )
+        except ThreadNotFound:
+            return
+        context.known[thread.id] = ThreadMetadata(**_fields(thread.model_copy(deep=True)))
+
+    async def load_threads(
+        self, limit: int, after: str | None, order: str, context: ChatKitContext
+    ) -> Page[ThreadMetadata]:
+        """A page by last activity. `after` is the end of the page before, or a thread's id."""
+        count, owner_id = clamped(limit), context.owner_id
+        place, thread_id = None, parse_uuid(after) if after else None
+        if after and thread_id is None:
+            place = read_place(after)
+            if place is None:
+                raise Invalid(fields=[{"field": "after", "message": "is not the end of a page"}])
+
+        def read(db: lanes.Database) -> list[Details]:
+            begin = place
+            if thread_id is not None:
+                last = find_thread(db, session_id=thread_id, owner_id=owner_id)
+                begin = Place(last.last_active_at, last.id)
+            return thread_details.list_details(
+                db, owner_id=owner_id, limit=count + 1, order=_order(order), after=begin
+            )
+
+        found = await _read(read)
+        page = found[:count]
+        return Page(
+            data=[thread_of(details) for details in page],
+            has_more=len(found) > count,
+            after=write_place(page[-1].thread) if page else None,
+        )
+
+    async def delete_thread(self, thread_id: str, context: ChatKitContext) -> None:
+        """Raises UnknownThread, and ThreadHeld for one on hold; what runs in it is stopped."""
+        try:
+            await threads.delete_thread(
+                session_id=_uuid(thread_id, UnknownThread), owner_id=context.owner_id
+            )
+        except ThreadNotFound:
+            raise UnknownThread from None
+
+    # Items
+
+    async def load_thread_items(
+        self, thread_id: str, after: str | None, limit: int, order: str, context: ChatKitContext
+    ) -> Page[ThreadItem]:
+        prepared = context.prepared
+        if (
+            prepared
+            and prepared.item
+            and prepared.thread.id == thread_id
+            and not context.is_under_way
+        ):
+            context.has_named = True
+            # The library looks here for nothing but that one item.
+            return Page(data=[prepared.item.model_copy(deep=True)])
+        session_id = _uuid(thread_id, UnknownThread)
+        place = _uuid(after, UnknownItem) if after else None
+        page = await _read(
+            lambda db: thread_items.list_items(
+                db,
+                session_id=session_id,
+                owner_id=context.owner_id,
+                limit=clamped(limit),
+                order=_order(order),
+                after=place,
+            )
+        )
+        items = [item for row in page.rows if (item := item_from_row(row)) is not None]
+        last = str(page.rows[-1].id) if page.rows else None
+        return Page(data=items, has_more=page.has_more, after=last)
+
+    async def load_item(self, thread_id: str, item_id: str, context: ChatKitContext) -> ThreadItem:
+        item = context.prepared and context.prepared.item
+        if item and (item.thread_id, item.id) == (thread_id, item_id):
+            return item.model_copy(deep=True)
+        session_id = _uuid(thread_id, UnknownThread)
+        message_id = parse_uuid(item_id)
+
+        def read(db: lanes.Database) -> thread_items.ItemRow:
+            if message_id is None:
+                find_thread(db, session_id=session_id, owner_id=context.owner_id)
+                raise UnknownItem
+            return thread_items.find_item(
+                db, session_id=session_id, owner_id=context.owner_id, item_id=message_id
+            )
+
+        found = item_from_row(await _read(read))
+        if found is None:
+            raise UnknownItem
+        return found
+
+    async def add_thread_item(
+        self, thread_id: str, item: ThreadItem, context: ChatKitContext
+    ) -> None:
+        """Store an item at the end of the thread, or once more in its place.
+
+        What it says to people is remembered by the model, too, unless a turn runs.
+        """
+        if not self._is_settled(item.id, context):
+            await self._put(thread_id, item, context)
+
+    async def save_item(self, thread_id: str, item: ThreadItem, context: ChatKitContext) -> None:
+        if not self._is_settled(item.id, context):
+            await self._put(thread_id, item, context)
+
+    async def delete_thread_item(
+        self, thread_id: str, item_id: str, context: ChatKitContext
+    ) -> None:
+        """Delete an item; one that was never stored is no error."""
+        session_id, message_id = _uuid(thread_id, UnknownThread), parse_uuid(item_id)
+        if message_id is None or self._is_settled(item_id, context):
+            return
+        now = timezone.now()
+        await _write(
+            lambda db: thread_items.delete_item(
+                db,
+                session_id=session_id,
+                owner_id=context.owner_id,
+                item_id=message_id,
+                now=now,
+            )
+        )
+
+    # Attachments
+
+    async def save_attachment(self, attachment: Attachment, context: ChatKitContext) -> None:
+        raise NotImplementedError
+
+    async def load_attachment(self, attachment_id: str, context: ChatKitContext) -> Attachment:
+        raise NotImplementedError
+
+    async def delete_attachment(self, attachment_id: str, context: ChatKitContext) -> None:
+        raise NotImplementedError
+
+    async def _read_details(self, thread_id: str, context: ChatKitContext) -> Details:
+        session_id = _uuid(thread_id, UnknownThread)
+        found: Details = await _read(
+            lambda db: thread_details.find_details(
+                db, session_id=session_id, owner_id=context.owner_id
+            )
+        )
+        return found
+
+    async def _put(self, thread_id: str, item: ThreadItem, context: ChatKitContext) -> None:
+        session_id, message_id = _uuid(thread_id, UnknownThread), parse_uuid(item.id)
+        if message_id is None:
+            raise ValueError("An item's id must be one that generate_item_id has made.")
+        now = timezone.now()
+        row = row_from_item(item, message_id=message_id, agent_item=memory_of(item))
+        await _write(
+            lambda db: thread_items.put_item(
+                db,
+                session_id=session_id,
+                owner_id=context.owner_id,
+                row=row,
+                created_at=aware(item.created_at),
+                now=now,
+            )
+        )
+
+    def _is_settled(self, item_id: str, context: ChatKitContext) -> bool:
+        item = context.prepared and context.prepared.item
+        return item_id in context.settled or bool(item and item.id == item_id)
+
+
+def thread_of(details: Details) -> ThreadMetadata:
+    """The thread that a conversation is to ChatKit."""
+    thread, extras = details.thread, details.extras
+    reason = extras.get("reason") if extras.get("reason_of") == thread.status else None
+    domains = extras.get("allowed_image_domains")
+    return ThreadMetadata(
+        id=str(thread.id),
+        title=thread.title or None,
+        created_at=thread.created_at,
+        status=_status(thread.status, reason if isinstance(reason, str) else None),
+        allowed_image_domains=domains if _is_texts(domains) else None,
+        metadata=details.metadata,
+    )
+
+
+def changes_between(known: ThreadMetadata, thread: ThreadMetadata) -> Changes:
+    """What is to be written so that `known` becomes `thread`."""
+    changed: dict[str, Any] = {}
+    if thread.title != known.title:
+        changed["title"] = storable(thread.title or "")[:MAX_TITLE_CHARS]
+    extras: dict[str, Any] = {}
+    if thread.status != known.status:
+        changed["status"] = thread.status.type
+        reason = getattr(thread.status, "reason", None)
+        extras |= {"reason_of": thread.status.type, "reason": reason}
+    if thread.allowed_image_domains != known.allowed_image_domains:
+        extras["allowed_image_domains"] = thread.allowed_image_domains
+    metadata = {
+        storable(key): _storable(value)
+        for key, value in thread.metadata.items()
+        if key not in known.metadata or known.metadata[key] != value
+    }
+    dropped = frozenset(known.metadata.keys() - thread.metadata.keys())
+    return Changes(**changed, metadata=metadata, dropped_metadata=dropped, extras=extras)
+
+
+def memory_of(item: ThreadItem) -> str | None:
+    """What the model is to know of an item that no turn has told it: what was said, and notes."""
+    if item.type in {"user_message", "assistant_message"}:
+        text = item_text(item)
+        role = item.type.removesuffix("_message")
+        return encode_item({"role": role, "content": text}) if text else None
+    if is_hidden(item):
+        content = getattr(item, "content", None)
+        text = content if isinstance(content, str) else encode_item(content)
+        return encode_item({"role": "system", "content": text})
+    return None
+
+
+def clamped(limit: int) -> int:
+    """How many entries a page holds at most."""
+    return max(1, min(limit, MAX_PAGE))
+
+
+def aware(moment: datetime) -> datetime:
+    """The library's times are naive and local, which is UTC here."""
+    return moment.replace(tzinfo=UTC) if moment.tzinfo is None else moment.astimezone(UTC)
+
+
+def _status(status: str, reason: str | None) -> Any:
+    kind = _STATUSES.get(status, LockedStatus)
+    return ActiveStatus() if kind is ActiveStatus else kind(reason=reason)
+
+
+def _fields(thread: ThreadMetadata) -> dict[str, Any]:
+    return {name: getattr(thread, name) for name in ThreadMetadata.model_fields}
+
+
+def _is_texts(value: Any) -> bool:
+    return isinstance(value, list) and all(isinstance(each, str) for each in value)
+
+
+def _storable(value: Any) -> Any:
+    """A value of which every engine can store each text."""
+    if isinstance(value, str):
+        return storable(value)
+    if isinstance(value, dict):
+        return {storable(str(key)): _storable(inner) for key, inner in value.items()}
+    if isinstance(value, list | tuple):
+        return [_storable(inner) for inner in value]
+    return value
+
+
+def _order(order: str) -> Literal["asc", "desc"]:
+    return "asc" if order == "asc" else "desc"
+
+
+def _uuid(text: str, error: type[NotFound]) -> UUID:
+    """The id; what cannot be one is as unknown as any other."""
+    found = parse_uuid(text)
+    if found is None:
+        raise error
+    return found
+
+
+async def _read(job: Callable[[lanes.Database], Any]) -> Any:
+    """A reading job, whose refusals are the library's, too."""
+    try:
+        return await lanes.read(job)
+    except ThreadNotFound:
+        raise UnknownThread from None
+    except ItemNotFound:
+        raise UnknownItem from None
+
+
+async def _write(job: Callable[[lanes.Database], Any]) -> Any:
+    try:
+        return await lanes.write(job)
+    except ThreadNotFound:
+        raise UnknownThread from None
+    except ItemNotFound:
+        raise UnknownItem from None
