@@ -18,6 +18,7 @@ from conversations.conf import get_conf
 
 if TYPE_CHECKING:
     from agents import Agent, RunConfig
+    from chatkit.agents import AgentContext
 
 
 @dataclass(frozen=True, slots=True)
@@ -34,6 +35,8 @@ class TurnContext:
     """How many items of this conversation the model no longer remembers. More than 0: its memory
     begins later than the conversation, so what it remembers as the earliest was not the first.
     """
+    chatkit: AgentContext[Any] | None = None
+    """What tools show more than text with; None only in tests that build a context by hand."""
 
 
 @cache
@@ -42,6 +45,12 @@ def get_agent() -> Agent[TurnContext]:
     build = import_string(get_conf().conversations_agent)
     agent: Agent[TurnContext] = build()
     return agent
+
+
+@cache
+def get_chatkit_server() -> Any:
+    """The server of the ChatKit door, `CONVERSATIONS_CHATKIT_SERVER`, built once per process."""
+    return import_string(get_conf().conversations_chatkit_server)()
 
 
 @cache
@@ -66,6 +75,7 @@ def model_name(agent: Agent[Any]) -> str:
 
 def _forget(**_: Any) -> None:
     get_agent.cache_clear()
+    get_chatkit_server.cache_clear()
     run_config.cache_clear()
 
 

@@ -16,6 +16,7 @@ class Conf:
     """One attribute per Django setting of the same name in capitals; see docs/settings.md."""
 
     conversations_agent: str = ""
+    conversations_chatkit_server: str = "conversations.chatkit_server.ConversationServer"
     agent_session_max_messages: int = 200
     agent_session_retention_days: int = 7
     agent_session_cleanup_hour: int = 2

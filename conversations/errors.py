@@ -229,6 +229,19 @@ class GuardrailTripped(TurnError):
     retryable = False
 
 
+class AgentError(TurnError):
+    """The assistant could not do this."""
+
+    code = "custom"
+    retryable = False
+
+
+class AgentErrorRetryable(AgentError):
+    """The assistant could not do this; try again."""
+
+    retryable = True
+
+
 class TurnInterrupted(TurnError):
     """The answer was interrupted; what was written so far is kept."""
 

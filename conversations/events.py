@@ -1,7 +1,7 @@
 """What a turn tells whoever listens: small frozen values, in the order they happen.
 
-A stream is `TurnQueued` (perhaps), `TurnRunning`, any number of `ContentDelta` and `ToolCalled`,
-then exactly one of `TurnCompleted`, `TurnFailed`.
+A stream is `TurnQueued` (perhaps), `TurnRunning`, any number of `ContentDelta`, `ToolCalled` and
+`ThreadEvent`, then exactly one of `TurnCompleted`, `TurnFailed`.
 """
 
 from __future__ import annotations
@@ -73,6 +73,13 @@ class ToolCalled:
 
 
 @dataclass(frozen=True, slots=True)
+class ThreadEvent:
+    """Something other than text is shown: an event of ChatKit's protocol, as JSON."""
+
+    json: str
+
+
+@dataclass(frozen=True, slots=True)
 class TurnCompleted:
     """The answer is complete (or was stopped) and stored."""
 
@@ -94,7 +101,9 @@ class TurnFailed:
     retryable: bool
 
 
-TurnEvent = TurnQueued | TurnRunning | ContentDelta | ToolCalled | TurnCompleted | TurnFailed
+TurnEvent = (
+    TurnQueued | TurnRunning | ContentDelta | ToolCalled | ThreadEvent | TurnCompleted | TurnFailed
+)
 
 
 _encode: Final = json.JSONEncoder(separators=(",", ":")).encode
@@ -121,6 +130,8 @@ def _plain(event: TurnEvent) -> Any:
             return {"text": text, "warning": warning}
         case ToolCalled(name=name, call_id=call_id, status=status):
             return {"tool": name, "call_id": call_id, "status": status}
+        case ThreadEvent(json=told):
+            return {"thread_event": told}
         case TurnQueued(ahead=ahead):
             return {"ahead": ahead}
         case TurnRunning():
@@ -133,6 +144,8 @@ def _event(value: Any, turn_id: UUID) -> TurnEvent:
         return ContentDelta(value)
     if "text" in value:
         return ContentDelta(value["text"], value["warning"])
+    if "thread_event" in value:
+        return ThreadEvent(value["thread_event"])
     if "tool" in value:
         return ToolCalled(value["tool"], value["call_id"], value["status"])
     return TurnQueued(turn_id, value["ahead"]) if "ahead" in value else TurnRunning(turn_id)

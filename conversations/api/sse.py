@@ -14,6 +14,7 @@ from django.http import StreamingHttpResponse
 from conversations.conf import get_conf
 from conversations.events import (
     ContentDelta,
+    ThreadEvent,
     ToolCalled,
     TurnCompleted,
     TurnEvent,
@@ -79,6 +80,8 @@ def payload(event: TurnEvent) -> dict[str, Any]:
         case ToolCalled():
             tool = {"name": event.name, "call_id": event.call_id, "status": event.status}
             return {"tool": tool}
+        case ThreadEvent(json=told):
+            return {"thread_event": json.loads(told)}
         case TurnQueued():
             return {"turn_id": str(event.turn_id), "status": "queued", "ahead": event.ahead}
         case TurnRunning():

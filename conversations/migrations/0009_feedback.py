@@ -10,7 +10,7 @@ from django.db import migrations, models
 class Migration(migrations.Migration):
     dependencies = [
         migrations.swappable_dependency(settings.AUTH_USER_MODEL),
-        ("conversations", "0006_show_staff_what_is_set_aside"),
+        ("conversations", "0007_chatturn_input_item"),
     ]
 
     operations = [

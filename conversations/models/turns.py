@@ -36,6 +36,9 @@ class ChatTurn(models.Model):
     input = models.TextField(
         blank=True, help_text="What was said, while it waits; at the start it moves to the log."
     )
+    input_item = models.TextField(  # noqa: DJ001 - NULL: a text alone
+        null=True, blank=True, help_text="What else was said, as `store.inputs` encodes it."
+    )
     idempotency_key = models.CharField(max_length=255, null=True, blank=True)  # noqa: DJ001 - NULLs are distinct
 
     lease_owner = models.CharField(max_length=64, blank=True)

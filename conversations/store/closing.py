@@ -16,6 +16,7 @@ from conversations.errors import StoreDamaged
 from conversations.items import Row, encode_item, note_row
 from conversations.lanes import Database, from_moment, from_uuid, notify, to_uuid
 from conversations.store.damage import count_of, select, text_of
+from conversations.store.inputs import decode_input, row_of, unseen_rows
 from conversations.store.leases import LIVE
 from conversations.store.log import MESSAGE, SESSION, TURN, counts_of, insert_rows
 from conversations.store.pruning import prune_keyed
@@ -173,11 +174,6 @@ def wake_next(db: Database, session_id: Any) -> None:
         notify(db, str(session_id))
 
 
-def row_of(text: str) -> Row:
-    """What a person said, for people to read; the model's memory of it comes with the run."""
-    return Row(kind="message", role="user", text=text, shown=True)
-
-
 def remember_the_question(db: Database, *, session_id: Any, turn_id: Any) -> None:
     """The model is to know what was asked, although the run came to store nothing.
 
@@ -197,16 +193,19 @@ def remember_the_question(db: Database, *, session_id: Any, turn_id: Any) -> Non
 def _close_unstarted(
     db: Database, session: LockedSession, *, key: Any, status: str, error_code: str, now: datetime
 ) -> None:
-    ((said,),) = select(db, ["input"], f"FROM {TURN} WHERE id = %s", (key,))
-    user_row = row_of(text_of(said))
-    append_rows(db, session_id=session.id, turn_id=key, rows=[user_row], now=now)
+    ((said, beside),) = select(db, ["input", "input_item"], f"FROM {TURN} WHERE id = %s", (key,))
+    given = decode_input(beside)
+    user_row = row_of(text_of(said), given)
+    rows = [user_row] if user_row else unseen_rows(given)
+    append_rows(db, session_id=session.id, turn_id=key, rows=rows, now=now)
     db.run(
-        f"UPDATE {TURN} SET status = %s, error_code = %s, input = '', user_message_id = %s,"
+        f"UPDATE {TURN} SET status = %s, error_code = %s, input = '', input_item = NULL,"
+        " user_message_id = %s,"
         " event_count = 2, finished_at = %s WHERE id = %s",  # it waited, and it ended
         (
             status,
             error_code,
-            from_uuid(user_row.id, is_sqlite=db.is_sqlite),
+            from_uuid(user_row.id if user_row else None, is_sqlite=db.is_sqlite),
             from_moment(now, is_sqlite=db.is_sqlite),
             key,
         ),
@@ -228,7 +227,11 @@ def _close_running(
     )
     remember_the_question(db, session_id=session.id, turn_id=key)
     said, last_number = recorded_answer(db, turn_id=to_uuid(key))
-    stored = _texts(db, "turn_id = %s AND role = 'assistant' AND shown = %s", (key, True))
+    stored = _texts(
+        db,
+        "turn_id = %s AND role = 'assistant' AND shown = %s AND thread_item IS NULL",
+        (key, True),
+    )
     stored_id, stored_text = (to_uuid(stored[0][0]), stored[0][1]) if stored else (None, "")
     if len(said) < len(stored_text):  # stored after the last record
         said = stored_text

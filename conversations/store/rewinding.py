@@ -18,9 +18,11 @@ from conversations.errors import (
     ThreadNotFound,
     TurnNotFound,
 )
+from conversations.items import decode_item
 from conversations.lanes import Database, from_moment, from_uuid
 from conversations.store.closing import interrupt_all, lock_session
 from conversations.store.damage import count_of, select, text_of, uuid_of
+from conversations.store.inputs import TurnInput, decode_input
 from conversations.store.log import EVENTS, MESSAGE, REMEMBERED, SESSION, TURN
 from conversations.store.repeats import Repeat, find_repeat
 from conversations.store.threads import find_thread
@@ -39,6 +41,14 @@ class Rewound:
 
 
 @dataclass(frozen=True, slots=True)
+class SaidBefore:
+    """What is to be said once more, with all that was said beside the text."""
+
+    text: str
+    given: TurnInput | None = None
+
+
+@dataclass(frozen=True, slots=True)
 class _Question:
     """What was said in a turn, and its place in the line."""
 
@@ -47,6 +57,22 @@ class _Question:
     """None where it was rewound, cleared or taken back."""
     message_id: UUID | None
     """None also while it waits."""
+    thread_item: str | None = None
+    agent_item: Any = None
+    waiting: TurnInput | None = None
+
+    def given(self) -> TurnInput | None:
+        """What was said beside the text."""
+        if self.waiting is not None:
+            return self.waiting
+        if self.thread_item is None or self.message_id is None:
+            return None
+        item = decode_item(self.agent_item)
+        return TurnInput(
+            message_id=self.message_id,
+            thread_item=self.thread_item,
+            agent_items=None if item is None else [item],
+        )
 
 
 def find_said(
@@ -58,8 +84,8 @@ def find_said(
     text: str | None,
     idempotency_key: str | None,
     now: datetime,
-) -> str | Repeat:
-    """What is to be said once more in place of a turn: `text`, or what was said in it.
+) -> SaidBefore | Repeat:
+    """What is to be said once more in place of a turn: `text`, or all that was said in it.
 
     The turn that this key has begun there already, if it has. A plain read, for what must be known
     before anything is ended. Raises ThreadNotFound, ThreadClosed, ThreadHeld, TurnNotFound, and
@@ -82,7 +108,9 @@ def find_said(
     _refuse_held(db, key)
     if question.text is None:
         raise TurnNotFound
-    return question.text if text is None else text
+    if text is not None and text != question.text:
+        return SaidBefore(text)
+    return SaidBefore(question.text, question.given())
 
 
 def rewind(
@@ -117,6 +145,18 @@ def rewind(
     return Rewound(question.text, question.message_id, messages, items)
 
 
+def find_turn_of(db: Database, *, session_id: UUID, message_id: UUID) -> UUID | None:
+    """The turn in which a message was said; None where it was not said in one."""
+    row = db.one(
+        f"SELECT turn_id FROM {MESSAGE} WHERE id = %s AND session_id = %s",
+        (
+            from_uuid(message_id, is_sqlite=db.is_sqlite),
+            from_uuid(session_id, is_sqlite=db.is_sqlite),
+        ),
+    )
+    return uuid_of(row[0]) if row else None
+
+
 def _refuse_held(db: Database, session_key: Any) -> None:
     (is_held,) = db.one(f"SELECT hold FROM {SESSION} WHERE id = %s", (session_key,))
     if is_held:
@@ -127,17 +167,36 @@ def _find_question(db: Database, session_key: Any, turn_id: UUID) -> _Question:
     """Raises TurnNotFound for a turn that never was in this session."""
     rows = select(
         db,
-        ["turn.number", "turn.status", "turn.input", "message.id", "message.text"],
+        [
+            "turn.number",
+            "turn.status",
+            "turn.input",
+            "message.id",
+            "message.text",
+            "message.thread_item",
+            "message.agent_item",
+            "turn.input_item",
+        ],
         f"FROM {TURN} turn LEFT JOIN {MESSAGE} message ON message.id = turn.user_message_id"
         " AND message.session_id = turn.session_id WHERE turn.id = %s AND turn.session_id = %s",
         (from_uuid(turn_id, is_sqlite=db.is_sqlite), session_key),
     )
     if not rows:
         raise TurnNotFound
-    number, status, waiting, message_key, text = rows[0]
-    message_id = uuid_of(message_key)
-    said = waiting if text_of(status) == "queued" else text if message_id else None
-    return _Question(count_of(number), None if said is None else text_of(said), message_id)
+    number, status, waiting, message_key, text, thread_item, agent_item, beside = rows[0]
+    message_id, is_queued = uuid_of(message_key), text_of(status) == "queued"
+    given = decode_input(beside) if is_queued else None
+    said = waiting if is_queued else text if message_id else None
+    if given is not None and not given.is_said:
+        said = None
+    return _Question(
+        count_of(number),
+        None if said is None else text_of(said),
+        message_id,
+        thread_item=None if thread_item is None else text_of(thread_item),
+        agent_item=agent_item,
+        waiting=given,
+    )
 
 
 def _delete_from(

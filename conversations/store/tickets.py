@@ -16,7 +16,8 @@ from uuid import UUID
 from conversations.errors import LeaseLost, QueueFull, ThreadClosed, ThreadNotFound
 from conversations.items import Memory, Row
 from conversations.lanes import Database, from_moment, from_uuid, to_moment, to_uuid
-from conversations.store.closing import LockedSession, interrupt, lock_session, row_of
+from conversations.store.closing import LockedSession, interrupt, lock_session
+from conversations.store.inputs import Settlement, TurnInput, decode_input, row_of, settle
 from conversations.store.leases import LIVE, Held, Holder
 from conversations.store.log import SESSION, TURN, Lease, insert_rows
 from conversations.store.recall import load_window
@@ -35,7 +36,8 @@ class Started:
 
     lease: Lease
     agent_session_id: str
-    user_message_id: UUID
+    user_message_id: UUID | None
+    """None where nobody said anything: the turn goes on with what a person did."""
     window: Memory | None
     """None: what the model remembers could not be read."""
     pruned_count: int = 0
@@ -60,6 +62,7 @@ class Orphan:
     ticket: Ticket
     owner_id: Any
     text: str
+    given: TurnInput | None = None
 
 
 def submit(
@@ -77,6 +80,8 @@ def submit(
     with_memory: bool = True,
     is_in_doubt: bool = False,
     is_answered: bool = False,
+    given: TurnInput | None = None,
+    settlement: Settlement | None = None,
 ) -> Ticket | Repeat:
     """Take a ticket, which acknowledges the message, and start at once where nobody is ahead.
 
@@ -84,9 +89,10 @@ def submit(
     ticket may have been taken already although its process did not hear of it: then it is that one.
     What was answered without the store is taken also where the conversation takes no more messages.
     A message in place of the turn `rewinds_to` takes that and all after it out of the conversation;
-    where it says the same, people know it by the same id. Raises ThreadNotFound for a session that
-    is missing or another's, ThreadClosed, QueueFull, IdempotencyConflict; with `rewinds_to` also
-    TurnNotFound and ThreadHeld.
+    where it says the same, people know it by the same id. With a `settlement`, what a person
+    answered is stored with the ticket. Raises ThreadNotFound for a session that is missing or
+    another's, ThreadClosed, QueueFull, IdempotencyConflict; with `rewinds_to` also TurnNotFound and
+    ThreadHeld, with a `settlement` Invalid.
     """
     session = lock_session(db, session_id=session_id, owner_id=owner_id)
     if session is None:
@@ -101,11 +107,13 @@ def submit(
             return repeat
     if session.status != "active" and not is_answered:
         raise ThreadClosed
-    user_row = row_of(text)
+    user_row = row_of(text, given)
+    if settlement is not None:
+        settle(db, session_key=session.id, settlement=settlement)
     if rewinds_to is not None:
         rewound = rewind(db, session_id=session_id, owner_id=owner_id, turn_id=rewinds_to, now=now)
         session = lock_session(db, session_id=session_id) or session  # its fence has moved on
-        if rewound.text == text:
+        if rewound.text == text and user_row is not None:
             user_row = replace(user_row, id=rewound.message_id)
     number = session.last_turn_number + 1
     line = _clear_way(db, session, before=number, holder=holder, now=now)
@@ -117,21 +125,22 @@ def submit(
     lease = Lease(session_id, turn_id, session.fence + 1)
     moment = from_moment(now, is_sqlite=db.is_sqlite)
     db.run(
-        f"INSERT INTO {TURN} (id, session_id, number, status, input, idempotency_key, lease_owner,"
-        " lease_until, fence, model, requests, input_tokens, output_tokens, error_code,"
-        " warning, user_message_id, event_count, queued_at, started_at)"
-        " VALUES (%s, %s, %s, %s, %s, %s, %s, %s, %s, '', 0, 0, 0, '', '', %s, 0, %s, %s)",
+        f"INSERT INTO {TURN} (id, session_id, number, status, input, input_item, idempotency_key,"
+        " lease_owner, lease_until, fence, model, requests, input_tokens, output_tokens,"
+        " error_code, warning, user_message_id, event_count, queued_at, started_at)"
+        " VALUES (%s, %s, %s, %s, %s, %s, %s, %s, %s, %s, '', 0, 0, 0, '', '', %s, 0, %s, %s)",
         (
             from_uuid(turn_id, is_sqlite=db.is_sqlite),
             session.id,
             number,
             "queued" if ahead else "running",
             text if ahead else "",
+            given.encode() if ahead and given else None,
             idempotency_key,
             holder.process,
             holder.until(db),
             0 if ahead else lease.fence,
-            None if ahead else from_uuid(user_row.id, is_sqlite=db.is_sqlite),
+            from_uuid(user_row.id if user_row and not ahead else None, is_sqlite=db.is_sqlite),
             moment,
             None if ahead else moment,
         ),
@@ -224,7 +233,7 @@ def start(
         raise LeaseLost
     turn_id = from_uuid(ticket.turn_id, is_sqlite=db.is_sqlite)
     row = db.one(
-        f"SELECT input, status, fence, user_message_id FROM {TURN}"
+        f"SELECT input, status, fence, user_message_id, input_item FROM {TURN}"
         f" WHERE id = %s AND {LIVE} AND lease_owner = %s",
         (turn_id, holder.process),
     )
@@ -233,22 +242,22 @@ def start(
     if row[1] == "running":  # its process did not hear that it started
         lease = Lease(ticket.session_id, ticket.turn_id, row[2])
         window = load_window(db, session_id=ticket.session_id) if with_memory else None
-        return _started(session, lease, to_uuid(row[3]), window)
+        return _started(session, lease, row[3] and to_uuid(row[3]), window)
     line = _clear_way(db, session, before=ticket.number, holder=holder, now=now)
     if line.alive or line.orphans:
         return _adopt(db, session, line.orphans, holder=holder)
     if line.has_changed:
         session = lock_session(db, session_id=ticket.session_id) or session
-    user_row = row_of(row[0])
+    user_row = row_of(row[0], decode_input(row[4]))
     lease = Lease(ticket.session_id, ticket.turn_id, session.fence + 1)
     db.run(
-        f"UPDATE {TURN} SET status = 'running', input = '', fence = %s, lease_until = %s,"
-        " started_at = %s, user_message_id = %s WHERE id = %s",
+        f"UPDATE {TURN} SET status = 'running', input = '', input_item = NULL, fence = %s,"
+        " lease_until = %s, started_at = %s, user_message_id = %s WHERE id = %s",
         (
             lease.fence,
             holder.until(db),
             from_moment(now, is_sqlite=db.is_sqlite),
-            from_uuid(user_row.id, is_sqlite=db.is_sqlite),
+            from_uuid(user_row.id if user_row else None, is_sqlite=db.is_sqlite),
             turn_id,
         ),
     )
@@ -295,7 +304,7 @@ def _hear_again(
     if owner == holder.process and status == "running" and fence == session.fence:
         window = load_window(db, session_id=session_id) if with_memory else None
         lease = Lease(session_id, turn_id, fence)
-        started = _started(session, lease, to_uuid(user_message_id), window)
+        started = _started(session, lease, user_message_id and to_uuid(user_message_id), window)
         return Ticket(turn_id, session_id, number, 0, started)
     return Repeat(turn_id, session_id, number)
 
@@ -314,7 +323,8 @@ def _clear_way(
 ) -> _Line:
     """Close the dead turns before that number that had begun; the ones that waited are orphans."""
     rows = db.all(
-        f"SELECT id, status, number, input, queued_at, lease_owner, lease_until FROM {TURN}"
+        "SELECT id, status, number, input, queued_at, lease_owner, lease_until, input_item"
+        f" FROM {TURN}"
         f" WHERE session_id = %s AND {LIVE} AND number < %s ORDER BY number",
         (session.id, before),
     )
@@ -339,13 +349,13 @@ def _adopt(
         return []
     (owner_id,) = db.one(f"SELECT owner_id FROM {SESSION} WHERE id = %s", (session.id,))
     until, adopted = holder.until(db), []
-    for ahead, (turn_id, _, number, said, *_) in enumerate(orphans):
+    for ahead, (turn_id, _, number, said, *_, beside) in enumerate(orphans):
         db.run(
             f"UPDATE {TURN} SET lease_owner = %s, lease_until = %s WHERE id = %s",
             (holder.process, until, turn_id),
         )
         ticket = Ticket(to_uuid(turn_id), to_uuid(session.id), number, ahead, None)
-        adopted.append(Orphan(ticket, owner_id, said))
+        adopted.append(Orphan(ticket, owner_id, said, decode_input(beside)))
     return adopted
 
 
@@ -355,20 +365,23 @@ def _begin(
     *,
     lease: Lease,
     number: int | None,
-    user_row: Row,
+    user_row: Row | None,
     now: datetime,
     with_memory: bool,
 ) -> Started:
     """Store the user's row under the new fence, and read what the model remembers."""
     moment = from_moment(now, is_sqlite=db.is_sqlite)
+    rows = [user_row] if user_row else []
     db.run(
         f"UPDATE {SESSION} SET fence = %s, last_turn_number = %s, last_position = %s,"
-        " message_count = message_count + 1, item_count = item_count + 1, last_active_at = %s,"
+        " message_count = message_count + %s, item_count = item_count + %s, last_active_at = %s,"
         " updated_at = %s WHERE id = %s",
         (
             lease.fence,
             number if number is not None else session.last_turn_number,
-            session.last_position + 1,
+            session.last_position + len(rows),
+            len(rows),
+            len(rows),
             moment,
             moment,
             session.id,
@@ -379,15 +392,15 @@ def _begin(
         session_id=session.id,
         turn_id=from_uuid(lease.turn_id, is_sqlite=db.is_sqlite),
         first_position=session.last_position + 1,
-        rows=[user_row],
+        rows=rows,
         moment=moment,
     )
     window = load_window(db, session_id=lease.session_id) if with_memory else None
-    return _started(session, lease, user_row.id, window)
+    return _started(session, lease, user_row.id if user_row else None, window)
 
 
 def _started(
-    session: LockedSession, lease: Lease, user_message_id: UUID, window: Memory | None
+    session: LockedSession, lease: Lease, user_message_id: UUID | None, window: Memory | None
 ) -> Started:
     name = session.agent_session_id
     return Started(lease, name, user_message_id, window, session.pruned_count)

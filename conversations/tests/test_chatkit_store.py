@@ -4,22 +4,17 @@ from __future__ import annotations
 
 from datetime import UTC, datetime
 from typing import Any
-from uuid import UUID, uuid4
+from uuid import UUID
 
 import pytest
 from chatkit import types
-from chatkit.store import NotFoundError
-from django.utils import timezone
 
-from conversations import lanes, threads
+from conversations import lanes
 from conversations.chatkit_store import (
     ChatKitContext,
     ConversationStore,
-    Prepared,
     UnknownItem,
-    UnknownThread,
 )
-from conversations.errors import Invalid, ThreadHeld
 from conversations.ids import new_id
 from conversations.models import ChatMessage, ChatSession
 from conversations.store.mending import mend_counters
@@ -72,9 +67,7 @@ async def items(session: Any, context: ChatKitContext, **changes: Any) -> types.
 
 async def counters(session: Any) -> dict[str, int]:
     names = ("item_count", "message_count", "remembered_count", "last_position")
-    return await lanes.call(
-        lambda: ChatSession.objects.filter(id=session.id).values(*names).get()
-    )
+    return await lanes.call(lambda: ChatSession.objects.filter(id=session.id).values(*names).get())
 
 
 async def is_counted_right(session: Any) -> bool:

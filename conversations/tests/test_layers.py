@@ -15,7 +15,7 @@ FLOORS: dict[int, str] = {
     9: "api web apps management",  # the doors: HTTP, the web process, commands
     8: "chatkit_server",  # the official protocol: who answers, how, and on which store
     7: "chatkit_turns",
-    6: "chatkit_store",
+    6: "chatkit_store chatkit_events",
     5: "threads demo supervisor checks admin tasks schedules",
     4: "turns sweeps feedback retention erasure search usage",  # what happens to it
     3: "assistant agents_session thread_items tokens throttle",  # the agent, its memory, its guests
@@ -29,7 +29,8 @@ ROOMS: dict[str, str] = {
     "ninja": "api",
     "agents": "assistant items agents_session turns chatkit_server chatkit_turns",
     "openai": "assistant items agents_session turns chatkit_server chatkit_turns",
-    "chatkit": "thread_items turns chatkit_store chatkit_server chatkit_turns api.chatkit",
+    "chatkit": "thread_items assistant turns chatkit_events chatkit_store chatkit_server"
+    " chatkit_turns api.chatkit",
     "django_q": "schedules tasks admin",
     "uvicorn": "web",
     "sqlite3": "sqlite",

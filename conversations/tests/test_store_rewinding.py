@@ -29,7 +29,7 @@ from conversations.store import log as store_log
 from conversations.store import recall, rewinding, stops, tickets
 from conversations.store.leases import Holder
 from conversations.store.repeats import Repeat
-from conversations.store.rewinding import Rewound
+from conversations.store.rewinding import Rewound, SaidBefore
 from conversations.tests import factories
 from conversations.tests.faults.statements import Fault, breakable, kinds
 from conversations.tests.scripted import Call, Say
@@ -408,8 +408,8 @@ async def test_a_key_of_another_message_is_refused(talked):
     for key in ("1", "2", "3"):
         with pytest.raises(IdempotencyConflict):
             await find(talked, turn, idempotency_key=key)
-    assert await find(talked, turn, idempotency_key="4") == "two"
-    assert await find(talked, turn, text="two!") == "two!"
+    assert await find(talked, turn, idempotency_key="4") == SaidBefore("two")
+    assert await find(talked, turn, text="two!") == SaidBefore("two!")
 
 
 async def test_in_doubt_it_is_the_ticket_that_was_taken(talked):

@@ -56,8 +56,7 @@ from conversations.tests.turns_helpers import (
     warnings,
     words,
 )
-from conversations.turns import life
-from conversations.turns import run as run_module
+from conversations.turns import hooks, life
 from conversations.turns.admission import Said
 from conversations.turns.desk import Desk, desk
 
@@ -673,7 +672,7 @@ async def test_a_process_that_wakes_up_too_late_uses_neither_model_nor_tools(
         taken.append(1)
         return 2**62
 
-    monkeypatch.setattr(run_module, "steady_milliseconds", take_over)
+    monkeypatch.setattr(hooks, "steady_milliseconds", take_over)
     events = await ask(session)
     assert isinstance(events[-1], TurnFailed)
     assert events[-1].code == "interrupted"

@@ -50,7 +50,7 @@ from conversations.tests.turns_helpers import (
     words,
 )
 from conversations.turns import run
-from conversations.turns.run import turn_error
+from conversations.turns.failures import turn_error
 
 AGENTS = "conversations.tests.turns_agents"
 

@@ -14,6 +14,9 @@ from typing import Any
 from conversations.tests.other_process import ROOT, environment
 from conversations.tests.supervisor_processes import eventually
 
+WIDGETS_WARN = "ignore:Direct usage of named widget classes:DeprecationWarning"
+"""The ChatKit library, of its own classes, when it is imported."""
+
 
 class Speaker:
     """One such process, told what to do line by line."""
@@ -23,7 +26,7 @@ class Speaker:
         self._process = subprocess.Popen(
             [
                 sys.executable,
-                *("-W", "error", "-m", "conversations.tests.turns_worker"),
+                *("-W", "error", "-W", WIDGETS_WARN, "-m", "conversations.tests.turns_worker"),
                 *(str(session.id), str(session.owner_id), json.dumps(options), *texts),
             ],
             cwd=ROOT,

@@ -13,6 +13,9 @@ from typing import TYPE_CHECKING, Any
 from uuid import UUID
 
 if TYPE_CHECKING:
+    from collections.abc import Sequence
+
+    from conversations.store.inputs import Settlement, TurnInput
     from conversations.store.stops import Stop
     from conversations.turns.follow import FollowedTurn
     from conversations.turns.live import LiveTurn, Verify
@@ -25,8 +28,9 @@ async def send(
     text: str,
     idempotency_key: str | None = None,
     verify: Verify | None = None,
+    given: TurnInput | None = None,
 ) -> LiveTurn | FollowedTurn:
-    """Say something in a conversation.
+    """Say something in a conversation: a text, and what is `given` with it.
 
     The same `idempotency_key` with the same text within 24 hours is the same turn, told once more.
     Where the store takes nothing, the answer comes without it and says so, and is saved when it is
@@ -37,7 +41,29 @@ async def send(
     from conversations.turns.admission import Said  # noqa: PLC0415 - imports the SDK
     from conversations.turns.desk import desk  # noqa: PLC0415
 
-    return await desk().send(Said(session_id, owner_id, text, idempotency_key, verify))
+    return await desk().send(Said(session_id, owner_id, text, idempotency_key, verify, given=given))
+
+
+async def proceed(
+    *,
+    session_id: UUID,
+    owner_id: Any,
+    agent_items: Sequence[dict[str, Any]] = (),
+    settlement: Settlement | None = None,
+) -> LiveTurn | FollowedTurn:
+    """Let the assistant go on although nobody said anything: a person did something.
+
+    The model is given `agent_items`, which people do not see. What the person answered, the
+    `settlement`, is stored with the turn's ticket: both or neither. Never answered without the
+    store. Raises ThreadNotFound, ThreadClosed, QueueFull, StoreError, ShuttingDown; Invalid where
+    the item to settle does not wait for an answer.
+    """
+    from conversations.store.inputs import TurnInput  # noqa: PLC0415
+    from conversations.turns.admission import Said  # noqa: PLC0415 - imports the SDK
+    from conversations.turns.desk import desk  # noqa: PLC0415
+
+    given = TurnInput(agent_items=list(agent_items), is_said=False)
+    return await desk().send(Said(session_id, owner_id, "", given=given, settlement=settlement))
 
 
 async def retry(

@@ -26,6 +26,7 @@ from conversations.ids import new_id
 from conversations.items import Memory
 from conversations.processes import steady_milliseconds
 from conversations.store import tickets
+from conversations.store.inputs import Settlement, TurnInput
 from conversations.store.leases import Holder
 from conversations.store.repeats import Repeat
 from conversations.store.tickets import Ticket
@@ -45,7 +46,8 @@ MAX_KEPT: Final = 1_000
 class Said:
     """One message, on its way in. `verify` asks again who says it; None where that is known.
 
-    What is said in place of the turn `rewinds_to` takes that and all after it back.
+    What is said in place of the turn `rewinds_to` takes that and all after it back; `given` is what
+    is said beside the text, `settlement` what a person answered with it.
     """
 
     session_id: UUID
@@ -54,6 +56,8 @@ class Said:
     idempotency_key: str | None = None
     verify: Verify | None = None
     rewinds_to: UUID | None = None
+    given: TurnInput | None = None
+    settlement: Settlement | None = None
 
 
 class Begin(Protocol):
@@ -108,7 +112,7 @@ class Admission:
                 return self._begin_unsaved(said, None, turn_id)
         if isinstance(ticket, Repeat):
             return ticket
-        turn = LiveTurn(ticket, owner_id=said.owner_id, text=said.text)
+        turn = LiveTurn(ticket, owner_id=said.owner_id, text=said.text, given=said.given)
         turn.held_until = before + holder.lease_milliseconds
         return self._begin(turn)
 
@@ -125,7 +129,13 @@ class Admission:
     async def _save(self, late: Late) -> None:
         """Take a ticket for what was answered. Raises StoreError while the store takes none."""
         told, unsaved = late.told, late.told.unsaved or Unsaved(None)
-        said = Said(told.session_id, told.owner_id, told.text, unsaved.idempotency_key)
+        said = Said(
+            told.session_id,
+            told.owner_id,
+            told.text,
+            unsaved.idempotency_key,
+            given=told.given,
+        )
         try:
             if unsaved.verify is not None:
                 await unsaved.verify()
@@ -139,7 +149,7 @@ class Admission:
         if isinstance(ticket, Repeat):
             return
         logger.info("turn %s is saved late", told.id)
-        turn = LiveTurn(ticket, owner_id=told.owner_id, text=told.text)
+        turn = LiveTurn(ticket, owner_id=told.owner_id, text=told.text, given=told.given)
         turn.events, turn.first_token_at = told.events, told.first_token_at
         late.run.turn = turn
         self._begin(turn, late)
@@ -165,14 +175,16 @@ class Admission:
             rewinds_to=said.rewinds_to,
             is_answered=is_answered,
             is_in_doubt=is_in_doubt or is_answered,
+            given=said.given,
+            settlement=said.settlement,
         )
         again = partial(submit, is_in_doubt=True)
         ticket: Ticket | Repeat = await take(submit, session_id=said.session_id, again=again)
         return ticket
 
     def _begin_unsaved(self, said: Said, window: Memory | None, turn_id: UUID) -> LiveTurn:
-        """Raises QueueFull, and StoreError where something would have to be taken back first."""
-        if said.rewinds_to is not None:
+        """Raises QueueFull, and StoreError where the store has to change something else with it."""
+        if said.rewinds_to is not None or said.settlement is not None:
             raise StoreError
         line = self._lines.of(session_id=said.session_id, owner_id=said.owner_id)
         if len(line) > get_conf().chat_max_queued_turns:
@@ -186,6 +198,7 @@ class Admission:
                 session_id=said.session_id,
                 owner_id=said.owner_id,
                 text=said.text,
+                given=said.given,
                 line=line,
                 unsaved=Unsaved(window, said.idempotency_key, said.verify),
             )

@@ -108,7 +108,14 @@ class Desk:
         if isinstance(found, Repeat):
             return self._again(found)
         await self._stop(here, "deleted")  # in the order it was said
-        said = Said(session_id, owner_id, found, idempotency_key, rewinds_to=turn_id)
+        said = Said(
+            session_id,
+            owner_id,
+            found.text,
+            idempotency_key,
+            rewinds_to=turn_id,
+            given=found.given,
+        )
         return await self.send(said)
 
     def find(self, turn_id: UUID) -> LiveTurn | None:
@@ -249,7 +256,14 @@ class Desk:
             if turn_id in self._turns or turn_id in self._admission.kept:
                 continue  # taken unheard, and answered here already: it is saved to that ticket
             logger.info("turn %s is adopted", orphan.ticket.turn_id)
-            self._begin(LiveTurn(orphan.ticket, owner_id=orphan.owner_id, text=orphan.text))
+            self._begin(
+                LiveTurn(
+                    orphan.ticket,
+                    owner_id=orphan.owner_id,
+                    text=orphan.text,
+                    given=orphan.given,
+                )
+            )
 
     def _again(self, repeat: Repeat) -> LiveTurn | FollowedTurn:
         return self.find(repeat.turn_id) or self._follow(repeat.turn_id, repeat.session_id)

@@ -15,6 +15,7 @@ from conversations.store.tickets import Started
 from conversations.turns.live import LiveTurn
 from conversations.turns.run import AgentRun
 from conversations.turns.session import TurnSession
+from conversations.turns.unsaved import UnsavedSession
 
 
 @dataclass(frozen=True, slots=True)
@@ -34,6 +35,10 @@ class Late:
     async def remember(self, started: Started) -> None:
         """From now on the run's session is the one in the store. Raises LeaseLost."""
         session = TurnSession.of(started, answer_id=self.told.answer_id)
-        session.warnings = [w for w in self.run.session.warnings if w != NOT_SAVED]
+        unsaved = self.run.session
+        session.warnings = [w for w in unsaved.warnings if w != NOT_SAVED]
         self.run.session = session
         await session.add_items(self.items)
+        if isinstance(unsaved, UnsavedSession):
+            for row in unsaved.shown.values():
+                await session.show(row)

@@ -28,11 +28,13 @@ from conversations.processes import steady_milliseconds
 from conversations.store import closing, finishing, tickets
 from conversations.store.leases import Holder
 from conversations.store.tickets import Orphan, Started
+from conversations.turns.failures import turn_error
 from conversations.turns.heartbeat import Heartbeat
+from conversations.turns.hooks import OwnThreads
 from conversations.turns.late import Late
 from conversations.turns.line import Lines
 from conversations.turns.live import LiveTurn, Unsaved, failed
-from conversations.turns.run import AgentRun, OwnThreads, turn_error
+from conversations.turns.run import AgentRun
 from conversations.turns.session import TurnSession, settled
 from conversations.turns.taking import take, write_mended
 from conversations.turns.unsaved import UnsavedSession

@@ -22,6 +22,7 @@ from conversations.events import (
 )
 from conversations.ids import new_id
 from conversations.items import Memory
+from conversations.store.inputs import TurnInput
 from conversations.store.records import Recording
 from conversations.store.tickets import Started, Ticket
 
@@ -47,13 +48,20 @@ class LiveTurn:
     """Events in order, from the first to the closing one; the run never waits for a listener."""
 
     def __init__(
-        self, ticket: Ticket, *, owner_id: Any, text: str, unsaved: Unsaved | None = None
+        self,
+        ticket: Ticket,
+        *,
+        owner_id: Any,
+        text: str,
+        given: TurnInput | None = None,
+        unsaved: Unsaved | None = None,
     ) -> None:
         self.ticket = ticket
         self.answer_id = new_id()
         """The row that shows the answer, once there is one."""
         self.owner_id = owner_id
         self.text = text
+        self.given = given
         self.unsaved = unsaved
         self.events: list[TurnEvent] = []
         self.task: asyncio.Task[None] | None = None

@@ -4,55 +4,37 @@ from __future__ import annotations
 
 import asyncio
 import logging
-from functools import partial
 from typing import TYPE_CHECKING, Any, Final, cast
 
-import openai
-from agents import RunContextWrapper, RunHooks, Runner, exceptions
-from asgiref.sync import SyncToAsync, ThreadSensitiveContext
-from django.db import connections
+from agents import RunContextWrapper, Runner
 
-from conversations import lanes
 from conversations.agents_session import usage_of
 from conversations.assistant import TurnContext, get_agent, model_name, run_config
 from conversations.errors import (
     ConversationsError,
     GuardrailTripped,
-    LeaseLost,
-    ModelRefused,
-    ModelThrottled,
-    ModelUnavailable,
-    StoreError,
-    TooManySteps,
     TurnError,
-    TurnTimeout,
 )
 from conversations.events import NOT_SAVED, ContentDelta, ToolCalled, Usage
 from conversations.ids import storable
 from conversations.items import Row
-from conversations.processes import steady_milliseconds
-from conversations.store import leases, log
+from conversations.store import log
 from conversations.store.closing import CUT_SHORT, STOPPED, Cut, cut_answer
 from conversations.store.finishing import Result
+from conversations.turns.hooks import TurnHooks
 from conversations.turns.live import LiveTurn
 from conversations.turns.session import TurnSession
+from conversations.turns.showing import Showing
 from conversations.turns.unsaved import UnsavedSession
 
 if TYPE_CHECKING:
+    from agents.items import TResponseInputItem
     from agents.result import RunResultStreaming
     from agents.stream_events import StreamEvent
 
 logger = logging.getLogger(__name__)
 
 _TEXT_DELTAS = {"response.output_text.delta", "response.refusal.delta"}
-_GUARDRAILS = (
-    exceptions.InputGuardrailTripwireTriggered,
-    exceptions.OutputGuardrailTripwireTriggered,
-    exceptions.ToolInputGuardrailTripwireTriggered,
-    exceptions.ToolOutputGuardrailTripwireTriggered,
-)
-TOO_MANY_REQUESTS: Final = 429
-SERVER_ERROR: Final = 500
 SETTLE_SECONDS: Final = 2.0
 
 
@@ -65,6 +47,7 @@ class AgentRun:
         self._model = ""
         self._streaming: RunResultStreaming | None = None
         self._open_tools: dict[str, str] = {}
+        self._last_call_id = ""
         self._has_settled = True
         self._warned: set[str] = set()
 
@@ -77,25 +60,28 @@ class AgentRun:
         self._model = model_name(agent)
         turn = self.turn
         pruned_count = turn.started.pruned_count if turn.started is not None else 0
-        context = TurnContext(turn.owner_id, turn.session_id, turn.id, pruned_count)
+        showing = Showing(turn, self.session)
         self._streaming = Runner.run_streamed(
             agent,
-            turn.text,
+            input_of(turn),
             session=self.session,
-            context=context,
+            context=TurnContext(
+                turn.owner_id, turn.session_id, turn.id, pruned_count, showing.context
+            ),
             run_config=run_config(),
-            hooks=LeaseHooks(turn),
+            hooks=TurnHooks(turn, showing),
         )
         try:
             async for event in self._streaming.stream_events():
                 self._tell(event)
             _raise_what_the_stream_did_not(self._streaming)
+            await showing.finish(self._last_call_id)
         except BaseException:
             self._streaming.cancel()
             for call_id, name in self._open_tools.items():
                 self.turn.emit(ToolCalled(name, call_id, "failed"))
             raise
-        if not self.turn.said:
+        if not self.turn.said and showing.context.client_tool_call is None:
             self._say(_final_text(self._streaming))
 
     async def settle(self) -> None:
@@ -210,71 +196,17 @@ class AgentRun:
         if status == "called":
             name = _attribute(raw, "name") or _attribute(raw, "type")
             self._open_tools[call_id] = name
+            self._last_call_id = call_id
         else:
             name = self._open_tools.pop(call_id, "") or "tool"
         self.turn.emit(ToolCalled(name, call_id, status))
 
 
-class LeaseHooks(RunHooks[TurnContext]):
-    """A process that was paused may wake up when its turn is another's: then it asks the model, and
-    uses tools, no more. While signs of life are stored, this costs a comparison."""
-
-    def __init__(self, turn: LiveTurn) -> None:
-        self._turn = turn
-
-    async def on_llm_start(self, *_: Any, **__: Any) -> None:
-        await self._refuse_if_lost()
-
-    async def on_tool_start(self, *_: Any, **__: Any) -> None:
-        await self._refuse_if_lost()
-
-    async def _refuse_if_lost(self) -> None:
-        turn = self._turn
-        if turn.started is None or steady_milliseconds() < turn.held_until:
-            return
-        try:
-            is_held = await lanes.read(partial(leases.is_held, lease=turn.started.lease))
-        except StoreError:
-            return  # whoever took it over cannot write either
-        if not is_held:
-            raise LeaseLost
-
-
-class OwnThreads(ThreadSensitiveContext):
-    """A thread of its own for sync code a tool calls, gone with its connections at the end.
-
-    Nobody waits for it: a tool that hangs must not keep its turn open.
-    """
-
-    async def __aexit__(self, exc: Any, value: Any, tb: Any) -> None:
-        executor = SyncToAsync.context_to_thread_executor.pop(self, None)
-        if executor is not None:
-            executor.submit(connections.close_all)
-            executor.shutdown(wait=False)
-        await super().__aexit__(exc, value, tb)  # type: ignore[no-untyped-call]
-
-
-def turn_error(error: BaseException) -> ConversationsError:
-    """What the person is told. Only our own sentences: an exception's text may hold content."""
-    if isinstance(error, TurnError | LeaseLost):
-        return error
-    if isinstance(error, TimeoutError):
-        return TurnTimeout()
-    if isinstance(error, exceptions.MaxTurnsExceeded):
-        return TooManySteps()
-    if isinstance(error, _GUARDRAILS):
-        return GuardrailTripped()
-    if isinstance(error, exceptions.ModelTimeoutError | openai.APIConnectionError):
-        return ModelUnavailable()
-    if isinstance(error, openai.APIStatusError):
-        if error.status_code == TOO_MANY_REQUESTS:
-            return ModelThrottled()
-        return ModelUnavailable() if error.status_code >= SERVER_ERROR else ModelRefused()
-    if isinstance(error, exceptions.ModelRefusalError):
-        return ModelRefused()
-    if isinstance(error, exceptions.ModelBehaviorError | openai.OpenAIError):
-        return ModelUnavailable()
-    return TurnError()
+def input_of(turn: LiveTurn) -> str | list[TResponseInputItem]:
+    """What the model is given of what was said."""
+    if turn.given is None or turn.given.agent_items is None:
+        return turn.text
+    return cast("list[TResponseInputItem]", list(turn.given.agent_items))
 
 
 def _raise_what_the_stream_did_not(streaming: RunResultStreaming) -> None:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import logging
+from collections.abc import Callable
 from dataclasses import replace
 from functools import partial
 from typing import TYPE_CHECKING, Any, Final
@@ -17,7 +18,8 @@ from conversations.errors import StoreError
 from conversations.events import CONTEXT_UNAVAILABLE, NOT_SAVED, SESSION_CORRUPTED, Usage
 from conversations.ids import new_id
 from conversations.items import Memory, Row, row_from_item
-from conversations.store import log
+from conversations.lanes import Database
+from conversations.store import log, shown
 from conversations.store.tickets import Started
 from conversations.turns.taking import write_mended
 
@@ -45,7 +47,7 @@ class TurnSession(StoredSession):
         *,
         lease: log.Lease,
         window: Memory,
-        user_message_id: UUID,
+        user_message_id: UUID | None,
         answer_id: UUID | None = None,
     ) -> None:
         super().__init__(agent_session_id)
@@ -59,6 +61,8 @@ class TurnSession(StoredSession):
         self._unsaved: list[Row] = []
         self._usage: Usage | None = None
         self._is_in_doubt = False
+        self._flushing = asyncio.Lock()
+        self._hides_input = user_message_id is None
 
     @classmethod
     def of(cls, started: Started, *, answer_id: UUID) -> TurnSession:
@@ -96,7 +100,10 @@ class TurnSession(StoredSession):
         the latest with the turn's end (docs/decisions/0005). What the store does not take is
         tried again then.
         """
-        self._unsaved += [row_from_item(item) for item in items]
+        rows = [row_from_item(item) for item in items]
+        if self._hides_input:  # nobody said it
+            rows = [replace(row, shown=False, text="") if _is_said(row) else row for row in rows]
+        self._unsaved += rows
         if wrapper is not None:
             self._usage = usage_of(wrapper)
         if any(row.kind not in _SPEECH for row in self._unsaved):
@@ -113,7 +120,45 @@ class TurnSession(StoredSession):
         if cancelled is not None:
             raise cancelled
 
+    async def show(self, row: Row) -> None:
+        """Store what a tool shows to people, in place of what it showed by that id.
+
+        Raises LeaseLost.
+        """
+        if await self._rewrite(row):
+            return
+        self._unsaved.append(row)
+        await self.flush()
+
+    async def take_back(self, message_id: UUID) -> None:
+        """Take out of the log what a tool has shown. Raises LeaseLost."""
+        self._unsaved = [row for row in self._unsaved if row.id != message_id]
+        await self._write_shown(partial(shown.take_back, lease=self.lease, message_id=message_id))
+
+    async def _rewrite(self, row: Row) -> bool:
+        """Whether something was shown by that id before."""
+        for index, waiting in enumerate(self._unsaved):
+            if waiting.id == row.id:
+                self._unsaved[index] = row
+                return True
+        return bool(
+            await self._write_shown(
+                partial(shown.rewrite, lease=self.lease, row=row, now=timezone.now())
+            )
+        )
+
+    async def _write_shown(self, write: Callable[[Database], bool]) -> bool:
+        try:
+            return await write_mended(write, session_id=self.lease.session_id)
+        except StoreError as error:
+            self.warn(NOT_SAVED, error)
+            return False
+
     async def _flush(self) -> None:
+        async with self._flushing:  # tools run side by side
+            await self._flush_alone()
+
+    async def _flush_alone(self) -> None:
         batch = self.unsaved()
         if batch is None:
             return
@@ -136,7 +181,7 @@ class TurnSession(StoredSession):
             adopt = (self._user_message_id, rows.pop(0))
         answer_id, answer_text, first = self.answer_id, self.answer_text, None
         for index, row in enumerate(rows):
-            if not row.shown or row.role != "assistant":
+            if not row.shown or row.role != "assistant" or row.thread_item is not None:
                 continue
             answer_text += row.text
             if answer_id is None:
@@ -176,6 +221,10 @@ class TurnSession(StoredSession):
         if memory.unreadable and SESSION_CORRUPTED not in self.warnings:
             self.warnings.append(SESSION_CORRUPTED)
         return await super()._items_of(memory)
+
+
+def _is_said(row: Row) -> bool:
+    return row.shown and row.role == "user"
 
 
 async def settled(task: asyncio.Task[Any]) -> asyncio.CancelledError | None:

@@ -8,17 +8,17 @@ when the store is back (`turns.late`).
 from __future__ import annotations
 
 from typing import TYPE_CHECKING, Any, cast
+from uuid import UUID
 
 from conversations.agents_session import StoredSession
 from conversations.events import CONTEXT_UNAVAILABLE, NOT_SAVED
 from conversations.ids import agent_session_id
-from conversations.items import Memory
+from conversations.items import Memory, Row
+from conversations.store.inputs import TurnInput
 from conversations.store.tickets import Ticket
 from conversations.turns.live import LiveTurn, Unsaved
 
 if TYPE_CHECKING:
-    from uuid import UUID
-
     from agents import RunContextWrapper
     from agents.items import TResponseInputItem
 
@@ -31,12 +31,13 @@ def build_unsaved_turn(
     text: str,
     line: list[LiveTurn],
     unsaved: Unsaved,
+    given: TurnInput | None = None,
 ) -> LiveTurn:
     """A turn without a ticket in the store, behind those of `line` that do not wait for it."""
     number = line[-1].ticket.number if line else 0
     ahead = sum(not turn.closed and not turn.waits_for_store for turn in line)
     ticket = Ticket(turn_id, session_id, number, ahead, None)
-    return LiveTurn(ticket, owner_id=owner_id, text=text, unsaved=unsaved)
+    return LiveTurn(ticket, owner_id=owner_id, text=text, given=given, unsaved=unsaved)
 
 
 class UnsavedSession(StoredSession):
@@ -51,6 +52,8 @@ class UnsavedSession(StoredSession):
         self.warnings = [NOT_SAVED] if window is not None else [CONTEXT_UNAVAILABLE, NOT_SAVED]
         self._items: list[Any] = list((window or Memory([])).items)
         self._known = len(self._items)
+        self.shown: dict[UUID, Row] = {}
+        """What tools have shown."""
 
     async def get_items(
         self, limit: int | None = None, *, wrapper: RunContextWrapper[Any] | None = None
@@ -75,6 +78,14 @@ class UnsavedSession(StoredSession):
     def added(self) -> list[Any]:
         """What the run has added."""
         return self._items[self._known :]
+
+    async def show(self, row: Row) -> None:
+        """Keep what a tool shows, in place of what it showed by that id."""
+        self.shown[row.id] = row
+
+    async def take_back(self, message_id: UUID) -> None:
+        """Forget what a tool has shown."""
+        self.shown.pop(message_id, None)
 
     async def flush(self) -> None:
         """There is nowhere to store anything."""

@@ -1,0 +1,351 @@
+"""What ChatKit's streaming requests mean here: each that asks the assistant is a turn.
+
+A request is prepared before the library takes over: what it names is looked up, and its turn has
+its ticket, so that every refusal comes before a stream opens, and what was said is acknowledged
+once. The library's `respond` then only tells what the turn does.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import json
+import logging
+from collections.abc import AsyncIterator, Sequence
+from dataclasses import replace
+from datetime import UTC, datetime
+from typing import TYPE_CHECKING, Any, Final, Protocol
+from uuid import UUID
+
+from chatkit.types import (
+    Attachment,
+    ClientToolCallItem,
+    StreamingReq,
+    StructuredInputItem,
+    ThreadItem,
+    ThreadMetadata,
+    ThreadsAddClientToolOutputReq,
+    ThreadsAddStructuredInputReq,
+    ThreadsAddUserMessageReq,
+    ThreadsCreateReq,
+    ThreadsCustomActionReq,
+    ThreadsRetryAfterItemReq,
+    ThreadStreamEvent,
+    UserMessageInput,
+    UserMessageItem,
+    UserMessageTextContent,
+    WidgetItem,
+)
+
+from conversations import lanes, threads, turns
+from conversations.chatkit_events import tell
+from conversations.chatkit_store import ChatKitContext, Prepared
+from conversations.conf import get_conf
+from conversations.errors import (
+    Invalid,
+    NotConfigured,
+    StoreError,
+    ThreadClosed,
+    ThreadNotFound,
+)
+from conversations.ids import new_id, parse_uuid, storable
+from conversations.store.inputs import Settlement, TurnInput
+from conversations.store.rewinding import find_turn_of
+from conversations.thread_items import encode_thread_item, item_text, row_from_item
+
+if TYPE_CHECKING:
+    from chatkit.agents import ThreadItemConverter
+    from chatkit.types import StructuredInputSubmission
+
+    from conversations.chatkit_store import ConversationStore
+    from conversations.turns.live import Verify
+
+logger = logging.getLogger(__name__)
+
+MAX_ATTACHMENTS: Final = 20
+
+
+class Server(Protocol):
+    """What is asked here of the site's ChatKit server (`chatkit_server.ConversationServer`)."""
+
+    store: ConversationStore
+    converter: ThreadItemConverter
+
+    @property
+    def takes_actions(self) -> bool:
+        """Whether there is a handler for actions."""
+
+    async def answered(
+        self, item: StructuredInputItem, submission: StructuredInputSubmission
+    ) -> StructuredInputItem:
+        """The item with a person's answers."""
+
+
+async def prepare(
+    server: Server,
+    request: StreamingReq,
+    context: ChatKitContext,
+    *,
+    verify: Verify | None = None,
+) -> None:
+    """Look up what the request names, and take its turn's ticket; `context.prepared` has both.
+
+    With `verify`, who speaks could not be verified, because the store is away. Raises
+    ThreadNotFound, ItemNotFound, AttachmentNotFound, ThreadClosed, Invalid, QueueFull, StoreError.
+    """
+    match request:
+        case ThreadsCreateReq():
+            await _create(server, request.params.input, context)
+        case ThreadsAddUserMessageReq():
+            await _add_message(server, request, context, verify)
+        case ThreadsAddClientToolOutputReq():
+            await _add_tool_output(server, request, context)
+        case ThreadsAddStructuredInputReq():
+            await _add_structured_input(server, request, context)
+        case ThreadsRetryAfterItemReq():
+            await _retry(server, request, context)
+        case ThreadsCustomActionReq():
+            await _check_action(server, request, context)
+
+
+async def respond(context: ChatKitContext) -> AsyncIterator[ThreadStreamEvent]:
+    """Tell what the prepared turn does."""
+    if context.prepared is None:
+        raise RuntimeError("a request is answered that was not prepared")
+    async for event in tell(context.prepared.turn, context):
+        yield event
+
+
+async def run_agent(
+    thread: ThreadMetadata, agent_items: Sequence[dict[str, Any]], context: ChatKitContext
+) -> AsyncIterator[ThreadStreamEvent]:
+    """Let the agent answer to what people do not see, in a turn of its own, and tell it."""
+    turn = await turns.proceed(
+        session_id=_uuid(thread.id), owner_id=context.owner_id, agent_items=agent_items
+    )
+    context.prepared = Prepared(thread, turn)
+    async for event in tell(turn, context):
+        yield event
+
+
+async def leave(context: ChatKitContext) -> None:
+    """Whoever listened has gone, which means stop: what was said so far is kept.
+
+    Not so when it is this server that goes. Returns when it is stored.
+    """
+    from conversations.turns.desk import desk  # noqa: PLC0415 - imports the SDK
+
+    if context.prepared is None or desk().draining:
+        return
+    turn, session_id = context.prepared.turn, _uuid(context.prepared.thread.id)
+    try:
+        await turns.stop(session_id=session_id, owner_id=context.owner_id, turn_id=turn.id)
+    except (StoreError, ThreadNotFound) as error:
+        logger.warning("turn %s is not stopped: %s", turn.id, type(error).__name__)
+    task = getattr(turn, "task", None)
+    if task is not None and not task.done():
+        await asyncio.wait({task})
+
+
+async def _create(server: Server, said: UserMessageInput, context: ChatKitContext) -> None:
+    attachments = await _load_attachments(server, said, context)
+    thread_id = new_id()
+    item = _user_item(said, attachments, thread_id)
+    given = await _given(server, item)
+    row = await threads.create_thread(owner_id=context.owner_id, session_id=thread_id)
+    thread = ThreadMetadata(id=str(row.id), created_at=row.created_at)
+    turn = await turns.send(
+        session_id=thread_id,
+        owner_id=context.owner_id,
+        text=storable(item_text(item)),
+        given=given,
+    )
+    context.prepared = Prepared(thread, turn, item)
+
+
+async def _add_message(
+    server: Server,
+    request: ThreadsAddUserMessageReq,
+    context: ChatKitContext,
+    verify: Verify | None,
+) -> None:
+    said, session_id = request.params.input, _uuid(request.params.thread_id)
+    attachments = await _load_attachments(server, said, context)
+    item = _user_item(said, attachments, session_id)
+    given = await _given(server, item)
+    thread = ThreadMetadata(id=str(session_id), created_at=datetime.now(UTC))
+    if verify is None:
+        try:
+            thread = await server.store.load_thread(thread.id, context)
+        except StoreError as error:  # the turn answers without it
+            logger.warning("the store shows no thread: %s", type(error).__name__)
+    turn = await turns.send(
+        session_id=session_id,
+        owner_id=context.owner_id,
+        text=storable(item_text(item)),
+        verify=verify,
+        given=given,
+    )
+    context.prepared = Prepared(thread, turn, item)
+
+
+async def _add_tool_output(
+    server: Server, request: ThreadsAddClientToolOutputReq, context: ChatKitContext
+) -> None:
+    thread = await _load_open_thread(server, request.params.thread_id, context)
+    page = await server.store.load_thread_items(thread.id, None, 1, "desc", context)
+    call = page.data[0] if page.data else None
+    if not isinstance(call, ClientToolCallItem) or call.status != "pending":
+        raise _invalid("thread_id", "waits for no output of a client tool", "not_pending")
+    output = request.params.result
+    done = call.model_copy(update={"output": output, "status": "completed"})
+    settlement = Settlement(
+        item_id=_uuid(call.id),
+        thread_item=encode_thread_item(done),
+        call_id=call.call_id,
+        output=json.dumps(output),
+    )
+    await _proceed(thread, call, settlement, context)
+
+
+async def _add_structured_input(
+    server: Server, request: ThreadsAddStructuredInputReq, context: ChatKitContext
+) -> None:
+    thread = await _load_open_thread(server, request.params.thread_id, context)
+    item = await server.store.load_item(thread.id, request.params.item_id, context)
+    if not isinstance(item, StructuredInputItem):
+        raise _invalid("item_id", "is no structured input", "wrong_item")
+    if item.status != "pending":
+        raise _invalid("item_id", "does not wait for an answer", "not_pending")
+    answered = await server.answered(item, request.params.input)
+    settlement = Settlement(item_id=_uuid(item.id), thread_item=encode_thread_item(answered))
+    items = _plain(await server.converter.structured_input_to_input(answered))
+    await _proceed(thread, item, settlement, context, items)
+
+
+async def _proceed(
+    thread: ThreadMetadata,
+    item: ThreadItem,
+    settlement: Settlement,
+    context: ChatKitContext,
+    agent_items: Sequence[dict[str, Any]] = (),
+) -> None:
+    turn = await turns.proceed(
+        session_id=_uuid(thread.id),
+        owner_id=context.owner_id,
+        agent_items=agent_items,
+        settlement=settlement,
+    )
+    context.prepared = Prepared(thread, turn, item)
+
+
+async def _retry(
+    server: Server, request: ThreadsRetryAfterItemReq, context: ChatKitContext
+) -> None:
+    thread = await _load_open_thread(server, request.params.thread_id, context)
+    item = await server.store.load_item(thread.id, request.params.item_id, context)
+    if not isinstance(item, UserMessageItem):
+        raise _invalid("item_id", "is not a user message", "wrong_item")
+    session_id, message_id = _uuid(thread.id), _uuid(item.id)
+    turn_id = await lanes.read(
+        lambda db: find_turn_of(db, session_id=session_id, message_id=message_id)
+    )
+    if turn_id is None:
+        raise _invalid("item_id", "was not said in a turn, and cannot be retried", "wrong_item")
+    turn = await turns.retry(session_id=session_id, owner_id=context.owner_id, turn_id=turn_id)
+    context.prepared = Prepared(thread, turn, item)
+
+
+async def _check_action(
+    server: Server, request: ThreadsCustomActionReq, context: ChatKitContext
+) -> None:
+    thread = await _load_open_thread(server, request.params.thread_id, context)
+    if request.params.item_id:
+        item = await server.store.load_item(thread.id, request.params.item_id, context)
+        if not isinstance(item, WidgetItem):
+            raise _invalid("item_id", "is no widget", "wrong_item")
+    if not server.takes_actions:
+        raise NotConfigured("This site takes no actions.")
+
+
+async def _load_open_thread(
+    server: Server, thread_id: str, context: ChatKitContext
+) -> ThreadMetadata:
+    thread = await server.store.load_thread(thread_id, context)
+    if thread.status.type != "active":
+        raise ThreadClosed
+    return thread
+
+
+async def _load_attachments(
+    server: Server, said: UserMessageInput, context: ChatKitContext
+) -> list[Attachment]:
+    ids = list(dict.fromkeys(said.attachments))
+    if len(ids) > MAX_ATTACHMENTS:
+        raise _invalid("attachments", f"are more than {MAX_ATTACHMENTS}", "too_many")
+    found = [await server.store.load_attachment(each, context) for each in ids]
+    for attachment in found:
+        if attachment.upload_descriptor is not None:
+            raise _invalid("attachments", "are not all uploaded", "not_uploaded")
+    return found
+
+
+def _user_item(
+    said: UserMessageInput, attachments: Sequence[Attachment], session_id: UUID
+) -> UserMessageItem:
+    """Raises Invalid for an empty or too long text."""
+    item = UserMessageItem(
+        id=str(new_id()),
+        thread_id=str(session_id),
+        created_at=datetime.now(UTC),
+        content=said.content,
+        attachments=[
+            each.model_copy(update={"thread_id": str(session_id)}) for each in attachments
+        ],
+        quoted_text=said.quoted_text,
+        inference_options=said.inference_options,
+    )
+    limit = get_conf().chat_max_message_chars
+    text = item_text(item)
+    if not text.strip() and not attachments:
+        raise _invalid("content", "is empty", "empty")
+    if len(text) + len(said.quoted_text or "") > 2 * limit or len(text) > limit:
+        raise _invalid("content", f"has more than {limit} characters", "too_long")
+    return item
+
+
+async def _given(server: Server, item: UserMessageItem) -> TurnInput:
+    """What a message is beside its text: for people where that is more, and for the model."""
+    given = TurnInput(
+        message_id=_uuid(item.id),
+        thread_item=row_from_item(item, message_id=_uuid(item.id)).thread_item,
+        attachment_ids=[_uuid(each.id) for each in item.attachments],
+    )
+    match item:
+        case UserMessageItem(content=[UserMessageTextContent()], attachments=[], quoted_text=None):
+            return given  # the text is all of it, as over REST
+    parts = [
+        part
+        for message in _plain(await server.converter.user_message_to_input(item))
+        for part in message["content"]
+    ]
+    # One item: the memory is cut where a person has said something, never within it.
+    return replace(given, agent_items=[{"role": "user", "content": parts}])
+
+
+def _plain(items: Any) -> list[dict[str, Any]]:
+    """What a converter made, as a list of items."""
+    if items is None:
+        return []
+    return [dict(each) for each in (items if isinstance(items, list) else [items])]
+
+
+def _uuid(text: str) -> UUID:
+    """Raises ThreadNotFound: what cannot be an id is as unknown as any other."""
+    found = parse_uuid(text)
+    if found is None:
+        raise ThreadNotFound
+    return found
+
+
+def _invalid(field: str, message: str, code: str) -> Invalid:
+    return Invalid(fields=[{"field": f"params.{field}", "message": message, "code": code}])
