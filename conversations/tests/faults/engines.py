@@ -31,7 +31,7 @@ def database(engine: str, folder: Path) -> Iterator[dict[str, str]]:
     """An empty database of that engine, as the environment names it; gone at the end."""
     path = folder / "data" / "chat.db"
     if engine == "postgresql":
-        with _own_database(server_url()) as url:
+        with own_database(server_url()) as url:
             yield {"DATABASE_URL": url}
         return
     path.parent.mkdir(mode=0o700)
@@ -45,7 +45,7 @@ def database(engine: str, folder: Path) -> Iterator[dict[str, str]]:
 
 
 @contextmanager
-def _own_database(server: str) -> Iterator[str]:
+def own_database(server: str) -> Iterator[str]:
     import psycopg
 
     name = f"faults_{os.getpid()}_{secrets.token_hex(3)}"
