@@ -17,6 +17,7 @@ test server only. A message is `conf:<cap> <argument>`:
     widget             shows a card; what its buttons do is in `chatkit_test_server`
     servertool TEXT    calls a tool here, and says what came of it
     history            says what the model was given
+    notes              says how many notes of the server were among it
 
 Everything else is answered in one sentence. The model is scripted; all above it is real.
 """
@@ -307,6 +308,9 @@ def _first_step(text: str, items: list[Any]) -> Step:
             raise CustomStreamError(argument, allow_retry=False)
         case "history":
             return Step(pieces_of(count_items(items)))
+        case "notes":
+            notes = [item for item in items if item.get("role") in {"system", "developer"}]
+            return Step([f"notes={len(notes)}"])
         case "hidden" | "title" | "lock" | "clienttool" | "servertool":
             return Step(calls=cap, arguments={ARGUMENT_NAMES.get(cap, "text"): argument})
     return Step(pieces_of(f"You said: {text}"))

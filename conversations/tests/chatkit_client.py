@@ -193,7 +193,7 @@ class Person:
             assert len(page.data) <= limit
             if not page.has_more:
                 return items
-            assert page.after and page.after != after
+            assert page.after not in {None, after}
             after = page.after
 
     async def _post(self, type_: str, params: dict[str, Any]) -> httpx.Response:
