@@ -3,8 +3,10 @@
 from __future__ import annotations
 
 import itertools
+import re
 from dataclasses import dataclass
 from datetime import UTC, datetime
+from pathlib import Path
 from types import SimpleNamespace
 from typing import Any
 
@@ -151,6 +153,19 @@ async def test_a_card_is_shown_with_its_buttons():
 @pytest.mark.parametrize("text", ["", " ", "a", " a  b ", "a\n\n b"])
 def test_pieces_join_to_the_text(text):
     assert "".join(pieces_of(text)) == text
+
+
+def test_the_agent_and_the_server_of_the_documentation_can_be_built():
+    page = Path(__file__).resolve().parents[2] / "docs" / "chatkit-agents.md"
+    names: dict[str, Any] = {}
+    for block in re.findall(r"```python\n(.*?)```", page.read_text(), re.DOTALL):
+        exec(block, names)
+    agent = names["build_agent"]()
+    stops = agent.tool_use_behavior["stop_at_tool_names"]
+    assert set(stops) < {tool.name for tool in agent.tools}
+    assert issubclass(names["ShopServer"], names["ConversationServer"])
+    widget = names["build_card"]("7", "On its way.").model_dump()
+    assert widget["children"][1]["onClickAction"]["payload"] == {"order": "7"}
 
 
 def test_no_site_knows_of_it():
