@@ -48,7 +48,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
     try:
         listener = supervisor.open_listener(host=options.host, port=options.port)
     except supervisor.CannotListen as error:
-        supervisor.say(str(error))
+        sys.stderr.write(f"{error}\n")
         return 1
     with listener, _folder() as folder, _database(options.database_url, folder) as place:
         address = supervisor.url_of(listener)
