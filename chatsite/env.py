@@ -193,6 +193,12 @@ VARIABLES: tuple[Variable, ...] = (
              "Days an access token from sign-in is valid.", "Sign-in"),
     Variable("LOGIN_ATTEMPTS_PER_MINUTE", "10", whole(1, 10_000),
              "Failed sign-ins per minute for one account from one address before 429.", "Sign-in"),
+    Variable("CHATKIT_PAGE", "false", yes_or_no,
+             "Offer OpenAI's own ChatKit component at `/chatkit-page/`. It loads a program from "
+             "OpenAI's CDN; see docs/chatkit.md.", "ChatKit page"),
+    Variable("CHATKIT_DOMAIN_KEY", "", text,
+             "The key of this site's domain, from the domain allowlist of an OpenAI organization. "
+             "Not a secret: the page shows it. On localhost any will do.", "ChatKit page"),
 )  # fmt: skip
 
 
