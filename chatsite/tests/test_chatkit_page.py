@@ -110,7 +110,7 @@ def test_the_page_says_what_it_loads_and_from_where(signed_in: Client) -> None:
         "OpenAI's terms",
         "no fixed version",
         "does not work without internet",
-        "our tests have never run it",
+        "it was never run in them",
     ):
         assert words in told
 
