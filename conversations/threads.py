@@ -13,7 +13,7 @@ from django.utils import timezone
 from conversations import lanes, turns
 from conversations.errors import ThreadHeld, ThreadNotFound
 from conversations.ids import agent_session_id, new_id
-from conversations.models import ChatMessage, ChatSession, ChatTurn, RecordedEvents
+from conversations.models import ChatMessage, ChatSession, ChatTurn, Feedback, RecordedEvents
 from conversations.store import clearing, log, threads
 from conversations.store.threads import ThreadRow
 
@@ -107,6 +107,7 @@ def _delete(session_id: UUID, owner_id: Any) -> None:
             raise ThreadNotFound
         if session.hold:
             raise ThreadHeld
+        Feedback.objects.filter(message__session=session)._raw_delete(using="default")
         ChatMessage.objects.filter(session=session)._raw_delete(using="default")
         RecordedEvents.objects.filter(turn__session=session)._raw_delete(using="default")
         ChatTurn.objects.filter(session=session)._raw_delete(using="default")

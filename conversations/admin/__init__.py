@@ -1,4 +1,5 @@
-"""What staff may do so far: revoke access tokens, and look at what is set aside.
+"""What staff may do so far: revoke access tokens, look at what is set aside, and
+read what people think of answers.
 
 The view of conversations comes later.
 """
@@ -11,10 +12,11 @@ from django.apps import apps
 from django.contrib import admin
 from django.contrib.admin.exceptions import NotRegistered
 
+from conversations.admin.feedback import FeedbackAdmin
 from conversations.admin.quarantine import QuarantinedMessageAdmin
 from conversations.admin.tokens import AccessTokenAdmin
 
-__all__ = ["AccessTokenAdmin", "QuarantinedMessageAdmin"]
+__all__ = ["AccessTokenAdmin", "FeedbackAdmin", "QuarantinedMessageAdmin"]
 
 # The right to add a schedule is the right to run any code: django-q2's own pages are not served.
 if apps.is_installed("django_q"):

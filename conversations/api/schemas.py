@@ -15,6 +15,7 @@ from conversations.ids import is_storable
 
 MAX_METADATA_VALUES = 1_000
 MAX_METADATA_DEPTH = 20
+MAX_COMMENT_CHARS = 2_000
 MAX_SAFE_INTEGER = 2**63
 
 
@@ -72,6 +73,9 @@ Metadata = Annotated[dict[str, Any], AfterValidator(_metadata)]
 MessageText = Annotated[
     StrictStr, AfterValidator(_message), AfterValidator(_not_blank), AfterValidator(_storable)
 ]
+
+
+Comment = Annotated[StrictStr, Field(max_length=MAX_COMMENT_CHARS), AfterValidator(_storable)]
 
 
 class In(Schema):
@@ -132,6 +136,16 @@ class ThreadPage(Schema):
     after: str | None
 
 
+class FeedbackIn(In):
+    kind: Literal["positive", "negative"]
+    comment: Comment | None = None
+
+
+class FeedbackOut(Schema):
+    kind: Literal["positive", "negative"]
+    comment: str
+
+
 class MessageOut(Schema):
     message_id: UUID
     role: Literal["user", "assistant"]
@@ -139,6 +153,8 @@ class MessageOut(Schema):
     created_at: datetime
     turn_id: UUID | None
     incomplete: bool
+    feedback: FeedbackOut | None = None
+    """Only there where the message has some."""
 
 
 class SessionOut(Schema):

@@ -24,8 +24,9 @@ from conversations.api.schemas import (
 from conversations.conf import get_conf
 from conversations.errors import Invalid, ThreadNotFound
 from conversations.ids import is_storable, parse_uuid
+from conversations.store.feedback import Judgement, judgements
 from conversations.store.places import read_place, write_place
-from conversations.store.threads import ThreadRow, list_threads, read_transcript
+from conversations.store.threads import ThreadRow, Transcript, list_threads, read_transcript
 
 router = Router(tags=["Threads"])
 
@@ -75,7 +76,7 @@ async def get_threads(
     }
 
 
-@router.get("/{thread_id}", response={200: TranscriptOut} | Refused)
+@router.get("/{thread_id}", response={200: TranscriptOut} | Refused, exclude_unset=True)
 async def get_thread(
     request: HttpRequest,
     thread_id: str,
@@ -88,11 +89,15 @@ async def get_thread(
     if before and earlier_than is None:
         raise Invalid(fields=[{"field": "before", "message": "is not a message id"}])
     owner_id = principal(request).user_id
-    page = await lanes.read(
-        lambda db: read_transcript(
+
+    def read(db: lanes.Database) -> tuple[Transcript, dict[UUID, Judgement]]:
+        page = read_transcript(
             db, session_id=session_id, owner_id=owner_id, limit=limit, before=earlier_than
         )
-    )
+        ids = [message.id for message in page.messages]
+        return page, judgements(db, owner_id=owner_id, message_ids=ids)
+
+    page, judged = await lanes.read(read)
     thread = page.thread
     return {
         **_thread(thread),
@@ -104,6 +109,7 @@ async def get_thread(
                 "created_at": message.created_at,
                 "turn_id": message.turn_id,
                 "incomplete": message.incomplete,
+                **({"feedback": judged[message.id]} if message.id in judged else {}),
             }
             for message in page.messages
         ],

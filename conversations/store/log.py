@@ -13,12 +13,13 @@ from conversations.events import Usage
 from conversations.ids import new_id
 from conversations.items import Row
 from conversations.lanes import Database, from_moment, from_uuid, to_uuid
-from conversations.models import ChatMessage, ChatSession, ChatTurn, RecordedEvents
+from conversations.models import ChatMessage, ChatSession, ChatTurn, Feedback, RecordedEvents
 
 SESSION: Final = ChatSession._meta.db_table
 TURN: Final = ChatTurn._meta.db_table
 MESSAGE: Final = ChatMessage._meta.db_table
 EVENTS: Final = RecordedEvents._meta.db_table
+FEEDBACK: Final = Feedback._meta.db_table
 
 _INSERT_MESSAGES: Final = (
     f"INSERT INTO {MESSAGE} (id, session_id, position, turn_id, kind, role, call_id, caller_id,"
@@ -244,7 +245,7 @@ def clear(db: Database, *, agent_session_id: str, now: datetime) -> int:
     if found is None:
         return 0
     (message_count,) = db.one(f"SELECT message_count FROM {SESSION} WHERE id = %s", (found,))
-    db.run(f"DELETE FROM {MESSAGE} WHERE session_id = %s", (found,))
+    delete_messages(db, "session_id = %s", (found,))
     of_its_turns = f"turn_id IN (SELECT id FROM {TURN} WHERE session_id = %s)"
     db.run(f"DELETE FROM {EVENTS} WHERE {of_its_turns}", (found,))
     db.run(
@@ -259,6 +260,18 @@ def clear(db: Database, *, agent_session_id: str, now: datetime) -> int:
         (moment, moment, found),
     )
     return int(message_count)
+
+
+def delete_messages(db: Database, where: str, params: Sequence[Any]) -> int:
+    """Delete rows of the log with what people thought of them; how many rows that were.
+
+    The counters are the caller's.
+    """
+    db.run(
+        f"DELETE FROM {FEEDBACK} WHERE message_id IN (SELECT id FROM {MESSAGE} WHERE {where})",
+        params,
+    )
+    return db.run(f"DELETE FROM {MESSAGE} WHERE {where}", params)
 
 
 def counts_of(rows: Sequence[Row]) -> tuple[int, int]:

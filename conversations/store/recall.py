@@ -15,7 +15,7 @@ from conversations.history import Header, header_of, is_whole, misplaced
 from conversations.items import Memory, decode_item, decode_items
 from conversations.lanes import Database, from_moment, from_uuid
 from conversations.store.damage import is_text_damage, text_of
-from conversations.store.log import MESSAGE, REMEMBERED, SESSION, lock_named
+from conversations.store.log import MESSAGE, REMEMBERED, SESSION, delete_messages, lock_named
 
 _AT_ONCE: Final = 1000
 _OF_NAME: Final = f"session_id = (SELECT id FROM {SESSION} WHERE agent_session_id = %s)"
@@ -62,7 +62,7 @@ def pop(db: Database, *, agent_session_id: str, now: datetime) -> dict[str, Any]
         unreadable += 1
         _set_aside(db, session_id=found, unreadable={row[0]: _why_unread(row[0])}, now=now)
     if item is not None:
-        db.run(f"DELETE FROM {MESSAGE} WHERE session_id = %s AND position = %s", (found, row[0]))
+        delete_messages(db, "session_id = %s AND position = %s", (found, row[0]))
         moment = from_moment(now, is_sqlite=db.is_sqlite)
         db.run(
             f"UPDATE {SESSION} SET last_active_at = %s, updated_at = %s,"

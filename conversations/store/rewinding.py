@@ -23,7 +23,7 @@ from conversations.lanes import Database, from_moment, from_uuid
 from conversations.store.closing import interrupt_all, lock_session
 from conversations.store.damage import count_of, select, text_of, uuid_of
 from conversations.store.inputs import TurnInput, decode_input
-from conversations.store.log import EVENTS, MESSAGE, REMEMBERED, SESSION, TURN
+from conversations.store.log import EVENTS, MESSAGE, REMEMBERED, SESSION, TURN, delete_messages
 from conversations.store.repeats import Repeat, find_repeat
 from conversations.store.threads import find_thread
 
@@ -215,17 +215,17 @@ def _delete_from(
     # A message that was taken back while it waited stands before the answer it waited for.
     earlier = f"SELECT id FROM {TURN} WHERE session_id = %s AND number < %s"
     where = (
-        f"FROM {MESSAGE} WHERE session_id = %s AND position >= %s"
-        f" AND (turn_id IS NULL OR turn_id NOT IN ({earlier}))"
+        f"session_id = %s AND position >= %s AND (turn_id IS NULL OR turn_id NOT IN ({earlier}))"
     )
     params = (session_key, first, session_key, question.number)
     counts = db.one(
         f"SELECT COUNT(*), COUNT(CASE WHEN {REMEMBERED} THEN 1 END),"
         " COUNT(CASE WHEN shown = %s THEN 1 END),"
-        f" COUNT(CASE WHEN quarantined_at IS NOT NULL THEN 1 END) {where}",
+        " COUNT(CASE WHEN quarantined_at IS NOT NULL THEN 1 END)"
+        f" FROM {MESSAGE} WHERE {where}",
         (True, *params),
     )
-    db.run(f"DELETE {where}", params)
+    delete_messages(db, where, params)
     return [int(count) for count in counts]
 
 

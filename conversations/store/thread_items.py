@@ -23,7 +23,7 @@ from conversations.store.damage import (
     text_of,
     uuid_of,
 )
-from conversations.store.log import MESSAGE, REMEMBERED, SESSION, TURN
+from conversations.store.log import FEEDBACK, MESSAGE, REMEMBERED, SESSION, TURN, delete_messages
 from conversations.store.pruning import read_headers
 from conversations.store.threads import find_thread, owner_key
 
@@ -117,7 +117,7 @@ def put_item(
     a turn runs: its memory is its own. Raises ThreadNotFound where the conversation is gone by now,
     and ItemNotFound for the id of an entry elsewhere.
     """
-    key = _lock(db, session_id, owner_id)
+    key = hold_session(db, session_id, owner_id)
     item_key = from_uuid(row.id, is_sqlite=db.is_sqlite)
     stored = db.one(
         f"SELECT session_id, CASE WHEN shown = %s THEN 1 ELSE 0 END FROM {MESSAGE} WHERE id = %s",
@@ -148,7 +148,7 @@ def delete_item(
     A call, an output, or what a running turn has said stays for the model. One that is not there
     is no error. Raises ThreadNotFound, ThreadHeld.
     """
-    key = _lock(db, session_id, owner_id)
+    key = hold_session(db, session_id, owner_id)
     if db.one(f"SELECT hold FROM {SESSION} WHERE id = %s", (key,))[0]:
         raise ThreadHeld
     item_key = from_uuid(item_id, is_sqlite=db.is_sqlite)
@@ -169,19 +169,15 @@ def delete_item(
             f"UPDATE {MESSAGE} SET text = '', shown = %s, thread_item = NULL WHERE id = %s",
             (False, item_key),
         )
+        db.run(f"DELETE FROM {FEEDBACK} WHERE message_id = %s", (item_key,))
         _count(db, key, messages=-shown)
     else:
         known = set(misplaced(read_headers(db, session_key=key))) if remembered else set()
-        delete_rows(db, "id = %s", (item_key,))
+        delete_messages(db, "id = %s", (item_key,))
         _count(db, key, items=-1, messages=-shown, remembered=-remembered, aside=-quarantined)
         if remembered:
             _forget_misplaced(db, key, besides=known)
     _touch(db, key, now)
-
-
-def delete_rows(db: Database, where: str, params: Sequence[Any]) -> int:
-    """Delete rows of the log by a condition."""
-    return db.run(f"DELETE FROM {MESSAGE} WHERE {where}", params)
 
 
 def _forget_misplaced(db: Database, key: Any, *, besides: set[int]) -> None:
@@ -199,7 +195,7 @@ def _forget(db: Database, key: Any, item_keys: Sequence[Any]) -> None:
     """Take rows from the memory; those that only the model saw go."""
     keys = [from_uuid(uuid_of(each), is_sqlite=db.is_sqlite) for each in item_keys]
     marks = ", ".join(["%s"] * len(keys))
-    gone = delete_rows(
+    gone = delete_messages(
         db, f"id IN ({marks}) AND shown = %s AND thread_item IS NULL", (*keys, False)
     )
     db.run(f"UPDATE {MESSAGE} SET agent_item = NULL WHERE id IN ({marks})", keys)
@@ -222,7 +218,7 @@ def _item(row: Any, session_id: UUID, *, otherwise: datetime) -> ItemRow | None:
     )
 
 
-def _lock(db: Database, session_id: UUID, owner_id: Any) -> Any:
+def hold_session(db: Database, session_id: UUID, owner_id: Any) -> Any:
     """The session's id as the engine stores it, its row held. Raises ThreadNotFound."""
     lock = "" if db.is_sqlite else " FOR UPDATE"
     row = db.one(
