@@ -159,6 +159,9 @@ VARIABLES: tuple[Variable, ...] = (
     Variable("CONVERSATIONS_AGENT", "chatsite.todo.agent.build_agent", dotted_path,
              "Dotted path of the callable that builds the `agents.Agent` people talk to.",
              "Assistant"),
+    Variable("CONVERSATIONS_CHATKIT_SERVER", "conversations.chatkit_server.ConversationServer",
+             dotted_path, "Dotted path of the subclass of `ConversationServer` that answers the "
+             "ChatKit frontend at `/chatkit`: for actions of your own widgets.", "Assistant"),
     Variable("OPENAI_API_KEY", "", text,
              "Key of the model provider. Without one the offline model answers.", "Assistant"),
     Variable("OPENAI_BASE_URL", "", provider_url,

@@ -11,6 +11,7 @@ from functools import cache
 from typing import TYPE_CHECKING, Any
 from uuid import UUID
 
+from django.core.exceptions import ImproperlyConfigured
 from django.core.signals import setting_changed
 from django.utils.module_loading import import_string
 
@@ -49,8 +50,14 @@ def get_agent() -> Agent[TurnContext]:
 
 @cache
 def get_chatkit_server() -> Any:
-    """The server of the ChatKit door, `CONVERSATIONS_CHATKIT_SERVER`, built once per process."""
-    return import_string(get_conf().conversations_chatkit_server)()
+    """The server of the ChatKit door, `CONVERSATIONS_CHATKIT_SERVER`, built once per process.
+
+    Raises ImproperlyConfigured.
+    """
+    try:
+        return import_string(get_conf().conversations_chatkit_server)()
+    except ImportError as error:
+        raise ImproperlyConfigured(f"CONVERSATIONS_CHATKIT_SERVER: {error}.") from error
 
 
 @cache

@@ -1,62 +1,275 @@
-"""The official ChatKit protocol on our log."""
+"""ChatKit's server on our turns and our log; projects subclass it to react to their own widgets.
+
+    class ShopServer(ConversationServer):
+        async def action(self, thread, action, sender, context): ...
+
+and name it in the setting `CONVERSATIONS_CHATKIT_SERVER`.
+"""
 
 from __future__ import annotations
 
-from collections.abc import AsyncIterator
-from typing import Any
+import json
+import logging
+from collections.abc import AsyncGenerator, AsyncIterator
+from datetime import datetime
+from typing import Any, Final
 
+from chatkit.actions import Action
 from chatkit.agents import ThreadItemConverter
-from chatkit.server import ChatKitServer
+from chatkit.server import ChatKitServer, NonStreamingResult, StreamingResult
+from chatkit.store import AttachmentStore
 from chatkit.types import (
+    AudioInput,
+    FeedbackKind,
     StructuredInputItem,
     StructuredInputSubmission,
+    SyncCustomActionResponse,
     Thread,
     ThreadItem,
     ThreadMetadata,
+    ThreadsCustomActionReq,
+    ThreadsSyncCustomActionReq,
     ThreadStreamEvent,
+    TranscriptionResult,
+    UserMessageInput,
     UserMessageItem,
+    WidgetItem,
 )
+from django.core.exceptions import ImproperlyConfigured
 from pydantic import BaseModel
 
-from conversations import chatkit_turns
-from conversations.chatkit_store import ChatKitContext, ConversationStore
+from conversations import chatkit_turns, feedback
+from conversations.assistant import get_chatkit_server
+from conversations.chatkit_store import ChatKitContext, ConversationStore, UnknownThread
+from conversations.conf import get_conf
+from conversations.errors import Invalid, NotConfigured, ThreadNotFound
+from conversations.ids import parse_uuid
+from conversations.store.thread_items import HIDDEN_KINDS
+from conversations.thread_items import aware
+
+_HIDDEN: Final = tuple(f'"{kind}"'.encode() for kind in HIDDEN_KINDS)
+
+
+class UnknownAction(Invalid):
+    """This is an unknown action here."""
 
 
 class ConversationServer(ChatKitServer[ChatKitContext]):
-    def __init__(self) -> None:
-        self.store: ConversationStore
-        super().__init__(ConversationStore())
-        self.converter = ThreadItemConverter()
+    """All requests of the protocol. `action`, `sync_action`, `transcribe` and `get_stream_options`
+    are there to be overridden."""
 
-    @property
-    def takes_actions(self) -> bool:
-        return type(self).action is not ConversationServer.action
+    store: ConversationStore
+    converter = ThreadItemConverter()
+    """How what a person sent beside text becomes the model's input; projects may have their own."""
 
-    def context_of(self, owner_id: Any) -> ChatKitContext:
-        return ChatKitContext(owner_id)
+    def __init__(
+        self,
+        store: ConversationStore | None = None,
+        attachment_store: AttachmentStore[ChatKitContext] | None = None,
+    ) -> None:
+        super().__init__(store or ConversationStore(), attachment_store)
 
-    async def respond(
+    async def process(
+        self, request: str | bytes | bytearray, context: ChatKitContext
+    ) -> StreamingResult | NonStreamingResult:
+        """Answer a request. What is hidden never leaves, whichever way it came into an answer."""
+        result = await super().process(request, context)
+        if isinstance(result, StreamingResult):
+            return StreamingResult(_seen(result.json_events))
+        return NonStreamingResult(_without_hidden(result.json))
+
+    async def check_action(
+        self,
+        request: ThreadsCustomActionReq | ThreadsSyncCustomActionReq,
+        context: ChatKitContext,
+    ) -> None:
+        """Refuse an action before it begins: its thread, its widget or its handler is not there.
+
+        Raises UnknownThread, UnknownItem, UnknownAction, Invalid.
+        """
+        await self.store.load_thread(request.params.thread_id, context)
+        if request.params.item_id:
+            item = await self.store.load_item(
+                request.params.thread_id, request.params.item_id, context
+            )
+            if not isinstance(item, WidgetItem):
+                raise Invalid(fields=[{"field": "item_id", "message": "is not a widget"}])
+        ours: Any = ConversationServer
+        is_sync = isinstance(request, ThreadsSyncCustomActionReq)
+        name = "sync_action" if is_sync else "action"
+        if getattr(type(self), name) is getattr(ours, name):
+            raise UnknownAction
+
+    # What the agent says
+
+    def respond(
         self,
         thread: ThreadMetadata,
         input_user_message: UserMessageItem | None,
         context: ChatKitContext,
     ) -> AsyncIterator[ThreadStreamEvent]:
-        context.is_under_way = True
-        async for event in chatkit_turns.respond(context):
-            yield event
+        """The events of the turn that was prepared for this request."""
+        return chatkit_turns.respond(context)
 
     async def handle_stream_cancelled(
-        self, thread: ThreadMetadata, pending_items: list[ThreadItem], context: ChatKitContext
+        self,
+        thread: ThreadMetadata,
+        pending_items: list[ThreadItem],
+        context: ChatKitContext,
     ) -> None:
+        """Leaving is the protocol's word for stop: the turn keeps what was said so far."""
         await chatkit_turns.leave(context)
+
+    def run_agent(
+        self, thread: ThreadMetadata, input_items: list[Any], context: ChatKitContext
+    ) -> AsyncIterator[ThreadStreamEvent]:
+        """For an action: let the agent answer these input items, as a turn of the thread."""
+        return chatkit_turns.run_agent(thread, input_items, context)
+
+    # What the turns ask of it
+
+    def context_of(self, owner_id: Any) -> ChatKitContext:
+        """For what is read and written on behalf of that user."""
+        return ChatKitContext(owner_id)
+
+    def thread_response(self, thread: ThreadMetadata) -> Thread:
+        """A thread as a client is shown it: without its metadata."""
+        return self._to_thread_response(thread)
+
+    def encode_event(self, event: BaseModel) -> str:
+        """An event as JSON, as a client is sent it."""
+        return self._serialize(event).decode()
 
     async def answered(
         self, item: StructuredInputItem, submission: StructuredInputSubmission
     ) -> StructuredInputItem:
+        """The item with a person's answers. Raises ValueError where it waits for none."""
         return await self._apply_structured_input_submission(item, submission)
 
-    def thread_response(self, thread: ThreadMetadata) -> Thread:
-        return self._to_thread_response(thread)
+    async def _build_user_message_item(
+        self, input: UserMessageInput, thread: ThreadMetadata, context: ChatKitContext
+    ) -> UserMessageItem:
+        item = context.prepared and context.prepared.item
+        if isinstance(item, UserMessageItem):  # as the turn stores it
+            return item
+        return await super()._build_user_message_item(input, thread, context)
 
-    def encode_event(self, event: BaseModel) -> str:
-        return self._serialize(event).decode()
+    def _serialize(self, obj: BaseModel) -> bytes:
+        """Times get their zone: the library's own are naive local ones."""
+        return super()._serialize(with_zones(obj))
+
+    # What a project may override
+
+    def action(
+        self,
+        thread: ThreadMetadata,
+        action: Action[str, Any],
+        sender: WidgetItem | None,
+        context: ChatKitContext,
+    ) -> AsyncIterator[ThreadStreamEvent]:
+        raise UnknownAction
+
+    async def sync_action(
+        self,
+        thread: ThreadMetadata,
+        action: Action[str, Any],
+        sender: WidgetItem | None,
+        context: ChatKitContext,
+    ) -> SyncCustomActionResponse:
+        raise UnknownAction
+
+    async def transcribe(
+        self, audio_input: AudioInput, context: ChatKitContext
+    ) -> TranscriptionResult:
+        raise NotConfigured("This site does not turn speech into text.")
+
+    async def add_feedback(
+        self,
+        thread_id: str,
+        item_ids: list[str],
+        feedback: FeedbackKind,
+        context: ChatKitContext,
+    ) -> None:
+        """Keep what a person thinks of messages: of all of them, or of none."""
+        await _give_feedback(thread_id, item_ids, feedback, context)
+
+
+async def _give_feedback(
+    thread_id: str, item_ids: list[str], kind: FeedbackKind, context: ChatKitContext
+) -> None:
+    session_id, message_ids = parse_uuid(thread_id), [parse_uuid(each) for each in item_ids]
+    if session_id is None:
+        raise UnknownThread
+    try:
+        await feedback.give(
+            session_id=session_id,
+            owner_id=context.owner_id,
+            message_ids=message_ids,
+            kind=kind,
+        )
+    except ThreadNotFound:
+        raise UnknownThread from None
+
+
+def get_server() -> ConversationServer:
+    """The server that `CONVERSATIONS_CHATKIT_SERVER` names, built once per process.
+
+    Raises ImproperlyConfigured.
+    """
+    server = get_chatkit_server()
+    if not isinstance(server, ConversationServer):
+        path = get_conf().conversations_chatkit_server
+        raise ImproperlyConfigured(
+            f"CONVERSATIONS_CHATKIT_SERVER: {path} is no subclass of ConversationServer."
+        )
+    return server
+
+
+def with_zones(told: BaseModel) -> BaseModel:
+    """An event or an answer with the zone of each time that the library gave it."""
+    zoned = {
+        name: value.model_copy(update={"created_at": aware(value.created_at)})
+        for name in ("item", "thread", "updated_item")
+        if isinstance(getattr(value := getattr(told, name, None), "created_at", None), datetime)
+    }
+    return told.model_copy(update=zoned) if zoned else told
+
+
+async def _seen(events: AsyncGenerator[bytes, None]) -> AsyncGenerator[bytes, None]:
+    async for event in events:
+        if any(kind in event for kind in _HIDDEN):
+            told = json.loads(event.removeprefix(b"data: "))
+            if _is_hidden(told.get("item")):
+                continue
+        yield event
+
+
+def _without_hidden(answer: bytes) -> bytes:
+    """An answer without its hidden items, wherever it holds items."""
+    if not any(kind in answer for kind in _HIDDEN):
+        return answer
+    told = json.loads(answer)
+    if _is_hidden(told.get("updated_item")):
+        del told["updated_item"]
+    for page in (told, told.get("items")):
+        if isinstance(page, dict) and isinstance(page.get("data"), list):
+            page["data"] = [item for item in page["data"] if not _is_hidden(item)]
+    return json.dumps(told).encode()
+
+
+def _is_hidden(item: Any) -> bool:
+    return isinstance(item, dict) and item.get("type") in HIDDEN_KINDS
+
+
+class _WithoutContent(logging.Filter):
+    """The library logs errors whole, and an error's text may hold what people said."""
+
+    def filter(self, record: logging.LogRecord) -> bool:
+        error = record.exc_info[1] if record.exc_info else None
+        if error is not None:
+            record.msg, record.args = "%s while answering", (type(error).__name__,)
+            record.exc_info = record.exc_text = None
+        return True
+
+
+logging.getLogger("chatkit").addFilter(_WithoutContent())

@@ -8,7 +8,6 @@ from __future__ import annotations
 
 from collections.abc import Callable
 from dataclasses import dataclass, field
-from datetime import UTC, datetime
 from typing import TYPE_CHECKING, Any, Final, Literal
 from uuid import UUID
 
@@ -28,12 +27,11 @@ from django.utils import timezone
 from conversations import lanes, threads
 from conversations.errors import Invalid, ItemNotFound, NotFound, ThreadNotFound
 from conversations.ids import new_id, parse_uuid, storable
-from conversations.items import encode_item
 from conversations.store import thread_details, thread_items
 from conversations.store.places import read_place, write_place
 from conversations.store.thread_details import Changes, Details
 from conversations.store.threads import Place, find_thread
-from conversations.thread_items import is_hidden, item_from_row, item_text, row_from_item
+from conversations.thread_items import item_from_row, row_from_item
 
 if TYPE_CHECKING:
     from conversations.turns.follow import FollowedTurn
@@ -196,8 +194,8 @@ class ConversationStore(Store[ChatKitContext]):
             and not context.is_under_way
         ):
             context.has_named = True
-            # The library looks here for nothing but that one item.
-            return Page(data=[prepared.item.model_copy(deep=True)])
+            # The library looks here for nothing but that one item, which it changes as it settles.
+            return Page(data=[prepared.item])
         session_id = _uuid(thread_id, UnknownThread)
         place = _uuid(after, UnknownItem) if after else None
         page = await _read(
@@ -344,27 +342,9 @@ def changes_between(known: ThreadMetadata, thread: ThreadMetadata) -> Changes:
     return Changes(**changed, metadata=metadata, dropped_metadata=dropped, extras=extras)
 
 
-def memory_of(item: ThreadItem) -> str | None:
-    """What the model is to know of an item that no turn has told it: what was said, and notes."""
-    if item.type in {"user_message", "assistant_message"}:
-        text = item_text(item)
-        role = item.type.removesuffix("_message")
-        return encode_item({"role": role, "content": text}) if text else None
-    if is_hidden(item):
-        content = getattr(item, "content", None)
-        text = content if isinstance(content, str) else encode_item(content)
-        return encode_item({"role": "system", "content": text})
-    return None
-
-
 def clamped(limit: int) -> int:
     """How many entries a page holds at most."""
     return max(1, min(limit, MAX_PAGE))
-
-
-def aware(moment: datetime) -> datetime:
-    """The library's times are naive and local, which is UTC here."""
-    return moment.replace(tzinfo=UTC) if moment.tzinfo is None else moment.astimezone(UTC)
 
 
 def _status(status: str, reason: str | None) -> Any:

@@ -33,7 +33,6 @@ from chatkit.types import (
     UserMessageInput,
     UserMessageItem,
     UserMessageTextContent,
-    WidgetItem,
 )
 
 from conversations import lanes, threads, turns
@@ -42,7 +41,6 @@ from conversations.chatkit_store import ChatKitContext, Prepared
 from conversations.conf import get_conf
 from conversations.errors import (
     Invalid,
-    NotConfigured,
     StoreError,
     ThreadClosed,
     ThreadNotFound,
@@ -69,10 +67,6 @@ class Server(Protocol):
 
     store: ConversationStore
     converter: ThreadItemConverter
-
-    @property
-    def takes_actions(self) -> bool:
-        """Whether there is a handler for actions."""
 
     async def answered(
         self, item: StructuredInputItem, submission: StructuredInputSubmission
@@ -104,13 +98,14 @@ async def prepare(
         case ThreadsRetryAfterItemReq():
             await _retry(server, request, context)
         case ThreadsCustomActionReq():
-            await _check_action(server, request, context)
+            await _load_open_thread(server, request.params.thread_id, context)
 
 
 async def respond(context: ChatKitContext) -> AsyncIterator[ThreadStreamEvent]:
     """Tell what the prepared turn does."""
     if context.prepared is None:
         raise RuntimeError("a request is answered that was not prepared")
+    context.is_under_way = True
     async for event in tell(context.prepared.turn, context):
         yield event
 
@@ -123,6 +118,7 @@ async def run_agent(
         session_id=_uuid(thread.id), owner_id=context.owner_id, agent_items=agent_items
     )
     context.prepared = Prepared(thread, turn)
+    context.is_under_way = True
     async for event in tell(turn, context):
         yield event
 
@@ -253,18 +249,6 @@ async def _retry(
         raise _invalid("item_id", "was not said in a turn, and cannot be retried", "wrong_item")
     turn = await turns.retry(session_id=session_id, owner_id=context.owner_id, turn_id=turn_id)
     context.prepared = Prepared(thread, turn, item)
-
-
-async def _check_action(
-    server: Server, request: ThreadsCustomActionReq, context: ChatKitContext
-) -> None:
-    thread = await _load_open_thread(server, request.params.thread_id, context)
-    if request.params.item_id:
-        item = await server.store.load_item(thread.id, request.params.item_id, context)
-        if not isinstance(item, WidgetItem):
-            raise _invalid("item_id", "is no widget", "wrong_item")
-    if not server.takes_actions:
-        raise NotConfigured("This site takes no actions.")
 
 
 async def _load_open_thread(

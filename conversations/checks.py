@@ -12,9 +12,10 @@ from django.apps.config import AppConfig
 from django.conf import settings
 from django.core.checks import CheckMessage, Error, Tags, Warning, register
 from django.db import connection
+from django.utils.module_loading import import_string
 
 from conversations import sqlite
-from conversations.conf import get_conf
+from conversations.conf import Conf, get_conf
 
 
 @register(Tags.compatibility)
@@ -109,6 +110,30 @@ def check_agent_is_named(
             hint="Name a callable that builds an agents.Agent, such as shop.assistant.build_agent. "
             "AgentSession alone needs none.",
             id="conversations.W004",
+        )
+    ]
+
+
+@register(Tags.compatibility)
+def check_chatkit_server(
+    app_configs: Sequence[AppConfig] | None, **kwargs: Any
+) -> list[CheckMessage]:
+    """A server class of one's own must be there; ours is, and importing it costs seconds."""
+    ours, path = Conf().conversations_chatkit_server, get_conf().conversations_chatkit_server
+    if path == ours:
+        return []
+    try:
+        kind = import_string(path)
+        problem = "" if issubclass(kind, import_string(ours)) else "it is not one"
+    except (ImportError, TypeError) as error:
+        problem = str(error)
+    if not problem:
+        return []
+    return [
+        Error(
+            f"CONVERSATIONS_CHATKIT_SERVER is {path}: {problem}.",
+            hint=f"Name a subclass of {ours}.",
+            id="conversations.E005",
         )
     ]
 

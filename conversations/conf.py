@@ -17,6 +17,7 @@ class Conf:
 
     conversations_agent: str = ""
     conversations_chatkit_server: str = "conversations.chatkit_server.ConversationServer"
+    site_url: str = ""
     agent_session_max_messages: int = 200
     agent_session_retention_days: int = 7
     agent_session_cleanup_hour: int = 2

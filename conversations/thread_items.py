@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from datetime import UTC, datetime
 from typing import Any, Final
 from uuid import UUID
 
@@ -23,6 +24,10 @@ from conversations.store.thread_items import HIDDEN_KINDS, ItemRow
 
 _ITEM: Final[TypeAdapter[Any]] = TypeAdapter(ThreadItem)
 _OF_THE_ROW: Final = {"id", "thread_id", "created_at"}
+HIDDEN_CONTEXT: Final = (
+    "Hidden context for the agent (not shown to the user):\n<HiddenContext>\n{}\n</HiddenContext>"
+)
+"""As the library puts it to a model (`ThreadItemConverter.hidden_context_to_input`)."""
 _ROLES: Final = {"user_message": "user", "assistant_message": "assistant"}
 
 
@@ -69,6 +74,24 @@ def item_text(item: ThreadItem) -> str:
             return "".join(part.text for part in item.content)
         case _:
             return getattr(item, "copy_text", None) or ""
+
+
+def memory_of(item: ThreadItem) -> str | None:
+    """What the model is to know of an item that it has not said or been told itself."""
+    if item.type in _ROLES:
+        text = item_text(item)
+        return encode_item({"role": _ROLES[item.type], "content": text}) if text else None
+    if is_hidden(item):
+        content = getattr(item, "content", None)
+        text = content if isinstance(content, str) else encode_item(content)
+        # Not the user's: a memory is cut where somebody has said something.
+        return encode_item({"role": "system", "content": HIDDEN_CONTEXT.format(text)})
+    return None
+
+
+def aware(moment: datetime) -> datetime:
+    """The library's times are naive and local, which is UTC here."""
+    return moment.replace(tzinfo=UTC) if moment.tzinfo is None else moment.astimezone(UTC)
 
 
 def is_hidden(item: ThreadItem) -> bool:

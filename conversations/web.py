@@ -91,6 +91,7 @@ def load_application() -> Any:
         if not message.is_silenced():
             logger.log(message.level, "%s", message)
     load_assistant()
+    load_chatkit()
     return application
 
 
@@ -102,6 +103,17 @@ def load_assistant() -> None:
         logger.exception(
             "The assistant could not be built. The site starts, but answers fail until this is "
             "mended; see CONVERSATIONS_AGENT in docs/settings.md."
+        )
+
+
+def load_chatkit() -> None:
+    """Build the server of the ChatKit protocol; without one, only its own address fails."""
+    try:
+        importlib.import_module("conversations.chatkit_server").get_server()
+    except Exception:
+        logger.exception(
+            "The ChatKit server could not be built. /chatkit fails until this is mended; see "
+            "CONVERSATIONS_CHATKIT_SERVER in docs/settings.md."
         )
 
 

@@ -7,7 +7,8 @@ work goes through `conversations.lanes`. The admin and all else keep Django's ow
 
 from __future__ import annotations
 
-from collections.abc import Awaitable, Callable, Mapping
+import asyncio
+from collections.abc import Awaitable, Callable, Coroutine, Mapping
 from io import BytesIO
 from typing import Any, Final, cast
 
@@ -102,7 +103,11 @@ class ApiHandler(ASGIHandler):
             response: Any = await self.run_get_response(request)
         else:  # an address that is not text
             response = from_status(400)
-        await self.send_response(response, send)
+        end = getattr(response, "end", None)
+        if end is not None:
+            await _send_until_left(self.send_response(response, send), receive, end)
+        else:
+            await self.send_response(response, send)
         for close in response._resource_closers:
             close()
 
@@ -141,6 +146,27 @@ class ApiMiddleware:
         if isinstance(response, HttpResponse):
             response["Content-Length"] = str(len(response.content))
         return cast(HttpResponseBase, self._security.process_response(request, response))
+
+
+async def _send_until_left(
+    sending: Coroutine[Any, Any, None], receive: Receive, end: Callable[[], Awaitable[None]]
+) -> None:
+    """Send a stream that ends when its listener leaves, however far it was sent by then."""
+    task, leaving = asyncio.ensure_future(sending), asyncio.ensure_future(_left(receive))
+    try:
+        await asyncio.wait({task, leaving}, return_when=asyncio.FIRST_COMPLETED)
+    finally:
+        task.cancel()  # nothing happens to one that is done
+        leaving.cancel()
+        await asyncio.wait({task, leaving})
+        await end()
+    if not task.cancelled():
+        task.result()
+
+
+async def _left(receive: Receive) -> None:
+    while (await receive())["type"] != "http.disconnect":
+        pass
 
 
 async def _read_body(scope: Scope, receive: Receive, limit: int) -> bytes | TooLarge | None:

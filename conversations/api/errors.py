@@ -141,7 +141,7 @@ def add_handlers(api: NinjaAPI) -> None:
     @api.exception_handler(Exception)
     def unexpected(request: HttpRequest, error: Exception) -> HttpResponse:
         # The type and where, never the text: it may hold what people said.
-        place = _place(error)
+        place = place_of(error)
         logger.error("unexpected %s at %s", type(error).__name__, place)
         return from_status(500)
 
@@ -161,7 +161,8 @@ def _sentence(fields: Sequence[dict[str, str]]) -> str:
     return "; ".join(f"{field['field']}: {field['message']}" for field in fields[:3])
 
 
-def _place(error: BaseException) -> str:
+def place_of(error: BaseException) -> str:
+    """Where it was raised: what a log may hold of it."""
     trace = error.__traceback__
     while trace is not None and trace.tb_next is not None:
         trace = trace.tb_next

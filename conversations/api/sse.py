@@ -7,7 +7,8 @@ from __future__ import annotations
 
 import json
 from collections.abc import AsyncIterator
-from typing import Any
+from typing import Any, Final
+from uuid import UUID
 
 from django.http import StreamingHttpResponse
 
@@ -26,17 +27,24 @@ from conversations.events import (
 from conversations.turns.follow import FollowedTurn
 from conversations.turns.live import LiveTurn
 
+WAITING: Final = b": waiting\n\n"
+"""A comment, sent while nothing happens: it keeps the way open, and nobody reads it."""
+
 _encode = json.JSONEncoder(separators=(",", ":")).encode
 _encode_text = json.encoder.encode_basestring_ascii
 
 
 def stream_response(turn: LiveTurn | FollowedTurn, *, after: int = 0) -> StreamingHttpResponse:
     """The turn's stream, from event `after` + 1 to `[DONE]`."""
-    response = StreamingHttpResponse(
-        stream(turn, after=after, heartbeat=get_conf().chat_heartbeat_seconds),
-        content_type="text/event-stream; charset=utf-8",
-    )
-    response["X-Turn-Id"] = str(turn.id)
+    frames = stream(turn, after=after, heartbeat=get_conf().chat_heartbeat_seconds)
+    return event_stream(frames, turn_id=turn.id)
+
+
+def event_stream(frames: AsyncIterator[bytes], *, turn_id: UUID | None) -> StreamingHttpResponse:
+    """Server-sent events, which nothing on the way keeps or holds back."""
+    response = StreamingHttpResponse(frames, content_type="text/event-stream; charset=utf-8")
+    if turn_id is not None:
+        response["X-Turn-Id"] = str(turn_id)
     response["Cache-Control"] = "no-cache"
     response["X-Accel-Buffering"] = "no"
     return response
@@ -53,7 +61,7 @@ async def stream(
     number: int | None = after
     async for batch in turn.listen(after=after, heartbeat=heartbeat):
         if not batch:
-            yield b": waiting\n\n"
+            yield WAITING
             continue
         number = batch[-1][0]
         yield "".join([frame(index, event) for index, event in batch]).encode()

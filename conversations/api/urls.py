@@ -11,7 +11,7 @@ from django.views.decorators.csrf import csrf_exempt
 from ninja import NinjaAPI
 from ninja.parser import Parser
 
-from conversations.api import errors, messages, ops, sign_in, threads, turns
+from conversations.api import chatkit, errors, feedback, messages, ops, sign_in, threads, turns
 from conversations.api.auth import TokenOrSession
 from conversations.errors import Invalid
 
@@ -42,9 +42,11 @@ api = NinjaAPI(
 )
 errors.add_handlers(api)
 api.add_router("/api/auth", sign_in.router)
+api.add_router("/chatkit", chatkit.router)
 api.add_router("/chatkit/threads", threads.router)
 api.add_router("/chatkit/threads", messages.router)
 api.add_router("/chatkit/threads", turns.router)
+api.add_router("/chatkit/threads", feedback.router)
 api.add_router("", ops.router)
 
 

@@ -61,6 +61,18 @@ CASES: Final[dict[tuple[str, str], Case]] = {
     ),
     ("POST", "/api/auth/logout"): Case(204),
     ("GET", "/api/auth/me"): Case(200),
+    ("POST", "/chatkit"): Case(
+        200,
+        body(type="threads.list", params={}),
+        invalid=[
+            {"json": {"type": "threads.list"}},
+            {"json": {"type": "threads.share", "params": {}}},
+            {"json": {"params": {}}},
+            {"json": []},
+            {"content": b"{"},
+        ],
+        errors={404, 409, 429, 501},
+    ),
     ("POST", "/chatkit/threads"): Case(
         201,
         body(title="Plans", metadata={"a": 1}),
@@ -76,6 +88,17 @@ CASES: Final[dict[tuple[str, str], Case]] = {
         invalid=[{"json": {"title": ""}}, {"json": {"status": "x"}}, {"content": b"{"}],
     ),
     ("DELETE", THREAD): Case(204, errors={409}),
+    ("POST", THREAD + "/messages/{message_id}/feedback"): Case(
+        200,
+        body(kind="positive", comment="Well said."),
+        invalid=[
+            {"json": {"kind": "neutral"}},
+            {"json": {"kind": "positive", "comment": "x" * 2_001}},
+            {"json": {"kind": "positive", "comment": "a\x00"}},
+            {"json": {}},
+            {"content": b"{"},
+        ],
+    ),
     ("POST", THREAD + "/clear"): Case(200, errors={409}),
     ("POST", THREAD + "/messages"): Case(
         200,

@@ -7,19 +7,15 @@ streams there is part of the turn, at whichever door somebody listens.
 from __future__ import annotations
 
 import asyncio
-import json
 import logging
 from dataclasses import replace
 from datetime import UTC, datetime
-from typing import Any, Final
+from typing import Any
 from uuid import UUID
 
 from chatkit.agents import AgentContext
 from chatkit.types import (
-    AssistantMessageItem,
     ClientToolCallItem,
-    HiddenContextItem,
-    SDKHiddenContextItem,
     ThreadItem,
     ThreadItemAddedEvent,
     ThreadItemDoneEvent,
@@ -35,16 +31,17 @@ from conversations.assistant import get_chatkit_server
 from conversations.errors import NotFound, StoreError
 from conversations.events import ThreadEvent
 from conversations.ids import new_id, parse_uuid
-from conversations.items import Row, encode_item
-from conversations.thread_items import encode_thread_item, is_hidden, item_text, row_from_item
+from conversations.items import Row
+from conversations.thread_items import (
+    aware,
+    encode_thread_item,
+    is_hidden,
+    memory_of,
+    row_from_item,
+)
 from conversations.turns.live import LiveTurn
 from conversations.turns.session import TurnSession
 from conversations.turns.unsaved import UnsavedSession
-
-HIDDEN_CONTEXT: Final = (
-    "Hidden context for the agent (not shown to the user):\n<HiddenContext>\n{}\n</HiddenContext>"
-)
-"""As the library puts it to a model (`ThreadItemConverter.hidden_context_to_input`)."""
 
 logger = logging.getLogger(__name__)
 
@@ -134,11 +131,12 @@ class Showing:
         """The same with UUIDs: what others call their items is not unique (`__fake_id__`)."""
         match event:
             case ThreadItemAddedEvent() | ThreadItemDoneEvent() | ThreadItemReplacedEvent():
-                own = self._own_id(event.item.id)
-                item = event.item.model_copy(
-                    update={"id": own, "thread_id": str(self._turn.session_id)}
-                )
-                return event.model_copy(update={"item": item})
+                own = {
+                    "id": self._own_id(event.item.id),
+                    "thread_id": str(self._turn.session_id),
+                    "created_at": aware(event.item.created_at),
+                }
+                return event.model_copy(update={"item": event.item.model_copy(update=own)})
             case ThreadItemUpdatedEvent() | ThreadItemRemovedEvent():
                 return event.model_copy(update={"item_id": self._own_id(event.item_id)})
         return event
@@ -151,17 +149,7 @@ class Showing:
 
 def _row_of(item: ThreadItem) -> Row:
     """The row of what a tool shows. Hidden words and the assistant's are remembered, too."""
-    seen: dict[str, Any] | None = None
-    match item:
-        case HiddenContextItem() | SDKHiddenContextItem():
-            content = item.content if isinstance(item.content, str) else json.dumps(item.content)
-            # Not the user's: the memory is cut where somebody has said something.
-            seen = {"role": "system", "content": HIDDEN_CONTEXT.format(content)}
-        case AssistantMessageItem():
-            seen = {"role": "assistant", "content": item_text(item)}
-    row = row_from_item(
-        item, message_id=UUID(item.id), agent_item=None if seen is None else encode_item(seen)
-    )
+    row = row_from_item(item, message_id=UUID(item.id), agent_item=memory_of(item))
     # Always whole: a row with nothing but a text is the answer.
     return replace(row, thread_item=row.thread_item or encode_thread_item(item))
 
