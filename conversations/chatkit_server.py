@@ -11,7 +11,6 @@ from __future__ import annotations
 import json
 import logging
 from collections.abc import AsyncGenerator, AsyncIterator
-from datetime import datetime
 from typing import Any, Final
 
 from chatkit.actions import Action
@@ -227,10 +226,11 @@ def get_server() -> ConversationServer:
 
 def with_zones(told: BaseModel) -> BaseModel:
     """An event or an answer with the zone of each time that the library gave it."""
+    parts = {name: getattr(told, name, None) for name in ("item", "thread", "updated_item")}
     zoned = {
-        name: value.model_copy(update={"created_at": aware(value.created_at)})
-        for name in ("item", "thread", "updated_item")
-        if isinstance(getattr(value := getattr(told, name, None), "created_at", None), datetime)
+        name: part.model_copy(update={"created_at": aware(part.created_at)})
+        for name, part in parts.items()
+        if part is not None and part.created_at.tzinfo is None
     }
     return told.model_copy(update=zoned) if zoned else told
 

@@ -31,7 +31,7 @@ from conversations.store import thread_details, thread_items
 from conversations.store.places import read_place, write_place
 from conversations.store.thread_details import Changes, Details
 from conversations.store.threads import Place, find_thread
-from conversations.thread_items import item_from_row, row_from_item
+from conversations.thread_items import aware, item_from_row, memory_of, row_from_item
 
 if TYPE_CHECKING:
     from conversations.turns.follow import FollowedTurn

@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
+from datetime import datetime
 from typing import Any, Final
 from uuid import UUID
 
@@ -32,6 +33,8 @@ class Row:
     thread_item: str | None = None
     incomplete: bool = False
     id: UUID = field(default_factory=new_id)
+    created_at: datetime | None = None
+    """Where it is not the moment in which it is stored."""
 
 
 @dataclass(frozen=True, slots=True)

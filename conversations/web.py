@@ -107,12 +107,12 @@ def load_assistant() -> None:
 
 
 def load_chatkit() -> None:
-    """Build the server of the ChatKit protocol; without one, only its own address fails."""
+    """Build the server of the ChatKit protocol, in whose words turns tell what tools show."""
     try:
         importlib.import_module("conversations.chatkit_server").get_server()
     except Exception:
         logger.exception(
-            "The ChatKit server could not be built. /chatkit fails until this is mended; see "
+            "The ChatKit server could not be built. Answers fail until this is mended; see "
             "CONVERSATIONS_CHATKIT_SERVER in docs/settings.md."
         )
 

@@ -14,13 +14,13 @@ from django.http.response import HttpResponseBase
 from ninja import Router
 from pydantic import TypeAdapter, ValidationError
 
-from conversations.api.auth import principal
+from conversations.api.auth import TokenOrSession, principal, verifier
 from conversations.api.errors import place_of
 from conversations.api.feeding import Feed
 from conversations.api.schemas import ErrorOut, Title
 from conversations.api.sse import WAITING, event_stream
 from conversations.conf import get_conf
-from conversations.errors import ConversationsError, Invalid, ItemNotFound
+from conversations.errors import ConversationsError, Invalid, ItemNotFound, StoreError
 
 logger = logging.getLogger(__name__)
 router = Router(tags=["ChatKit"])
@@ -95,12 +95,14 @@ _TITLE: Final[TypeAdapter[str]] = TypeAdapter(Title)
 _LOOPBACK: Final = {"localhost", "127.0.0.1", "::1"}
 
 
-@router.post("", response=REFUSED, openapi_extra=PROTOCOL)
+@router.post(
+    "", response=REFUSED, openapi_extra=PROTOCOL, auth=TokenOrSession(is_enough_signed=True)
+)
 async def post_chatkit(request: HttpRequest) -> HttpResponseBase:
     """One request of the ChatKit protocol, of any of its types.
 
     Refusals are plain JSON, before a stream opens. Leaving a stream stops the answer; what was said
-    so far stays.
+    so far stays. While the store is away, a message is answered all the same, with a notice.
     """
     from chatkit.types import is_streaming_req  # noqa: PLC0415 - imports the SDK
 
@@ -109,17 +111,22 @@ async def post_chatkit(request: HttpRequest) -> HttpResponseBase:
 
     parsed = _parse(request)
     _check(parsed)
-    server = get_server()
-    context = ChatKitContext(principal(request).user_id, address=address_of(request))
+    server, who = get_server(), principal(request)
+    if not who.is_verified and parsed.type != "threads.add_user_message":
+        raise StoreError
+    context = ChatKitContext(who.user_id, address=address_of(request))
     if parsed.type in {"threads.custom_action", "threads.sync_custom_action"}:
         await server.check_action(parsed, context)
     if is_streaming_req(parsed):
-        return await _stream(server, parsed, request.body, context)
+        verify = None if who.is_verified else verifier(request)
+        return await _stream(server, parsed, request.body, context, verify)
     answer = await _answer(server, request.body, context)
     return HttpResponse(answer, content_type="application/json")
 
 
-@router.post("/", response=REFUSED, include_in_schema=False)
+@router.post(
+    "/", response=REFUSED, include_in_schema=False, auth=TokenOrSession(is_enough_signed=True)
+)
 async def post_chatkit_slash(request: HttpRequest) -> HttpResponseBase:
     """The same: a redirect would lose the body."""
     return await post_chatkit(request)
@@ -164,7 +171,7 @@ def _check(request: Any) -> None:
 
 
 async def _answer(server: Any, body: bytes, context: Any) -> bytes:
-    from conversations.turns.run import OwnThreads  # noqa: PLC0415
+    from conversations.turns.hooks import OwnThreads  # noqa: PLC0415
 
     try:
         async with OwnThreads():
@@ -175,12 +182,14 @@ async def _answer(server: Any, body: bytes, context: Any) -> bytes:
     return answer
 
 
-async def _stream(server: Any, parsed: Any, body: bytes, context: Any) -> StreamingHttpResponse:
+async def _stream(
+    server: Any, parsed: Any, body: bytes, context: Any, verify: Any
+) -> StreamingHttpResponse:
     """The events of a request, once the first of them is there: until then it may be refused."""
     from conversations import chatkit_turns  # noqa: PLC0415
 
     try:
-        await chatkit_turns.prepare(server, parsed, context)
+        await chatkit_turns.prepare(server, parsed, context, verify=verify)
         feed = Feed(_events(server, body, context), failed=_error_event)
         if not await feed.begin():
             raise ItemNotFound
@@ -194,7 +203,7 @@ async def _stream(server: Any, parsed: Any, body: bytes, context: Any) -> Stream
 
 
 async def _events(server: Any, body: bytes, context: Any) -> AsyncGenerator[bytes, None]:
-    from conversations.turns.run import OwnThreads  # noqa: PLC0415
+    from conversations.turns.hooks import OwnThreads  # noqa: PLC0415
 
     async with OwnThreads():
         result = await server.process(body, context)

@@ -229,7 +229,9 @@ def insert_rows(
                 row.incomplete,
                 row.agent_item,
                 row.thread_item,
-                moment,
+                moment
+                if row.created_at is None
+                else from_moment(row.created_at, is_sqlite=on_sqlite),
             )
             for position, row in enumerate(rows, start=first_position)
         ],

@@ -16,9 +16,11 @@ from conversations.chatkit_store import (
     UnknownItem,
 )
 from conversations.ids import new_id
+from conversations.items import encode_item
 from conversations.models import ChatMessage, ChatSession
 from conversations.store.mending import mend_counters
 from conversations.tests.factories import ChatSessionFactory
+from conversations.thread_items import HIDDEN_CONTEXT
 
 NOW = datetime(2026, 1, 2, 3, 4, 5, tzinfo=UTC)
 STORE = ConversationStore()
@@ -137,7 +139,7 @@ async def test_what_was_said_in_an_action_is_remembered(session, mine):
     )
     assert remembered == [
         '{"role":"assistant","content":"pong"}',
-        '{"role":"system","content":"{\\"a\\":1}"}',
+        encode_item({"role": "system", "content": HIDDEN_CONTEXT.format('{"a":1}')}),
         None,
     ]
     assert await is_counted_right(session)

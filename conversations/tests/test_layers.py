@@ -12,10 +12,11 @@ from conversations.tests.other_process import run_python
 
 # A module imports only from floors below its own, and from its own package.
 FLOORS: dict[int, str] = {
-    9: "api web apps management",  # the doors: HTTP, the web process, commands
-    8: "chatkit_server",  # the official protocol: who answers, how, and on which store
-    7: "chatkit_turns",
-    6: "chatkit_store chatkit_events",
+    10: "api web apps management",  # the doors: HTTP, the web process, commands
+    9: "chatkit_server",  # the official protocol: who answers, how, and on which store
+    8: "chatkit_turns",  # its requests that are turns
+    7: "chatkit_events",  # a turn in its words
+    6: "chatkit_store",
     5: "threads demo supervisor checks admin tasks schedules",
     4: "turns sweeps feedback retention erasure search usage",  # what happens to it
     3: "assistant agents_session thread_items tokens throttle",  # the agent, its memory, its guests

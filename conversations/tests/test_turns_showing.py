@@ -141,7 +141,7 @@ async def test_what_is_hidden_is_remembered_and_never_told(session, script):
     assert not row.shown
     item = json.loads(row.agent_item)
     assert item["role"] == "system"
-    assert '{"basket": 3}' in item["content"]
+    assert '{"basket":3}' in item["content"]
 
 
 async def test_an_item_changes_in_its_place(session, script):

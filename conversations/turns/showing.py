@@ -151,7 +151,11 @@ def _row_of(item: ThreadItem) -> Row:
     """The row of what a tool shows. Hidden words and the assistant's are remembered, too."""
     row = row_from_item(item, message_id=UUID(item.id), agent_item=memory_of(item))
     # Always whole: a row with nothing but a text is the answer.
-    return replace(row, thread_item=row.thread_item or encode_thread_item(item))
+    return replace(
+        row,
+        thread_item=row.thread_item or encode_thread_item(item),
+        created_at=item.created_at,
+    )
 
 
 class _Outlet(asyncio.Queue[Any]):
