@@ -16,6 +16,8 @@ from urllib.parse import urlsplit
 import environ
 from django.core.exceptions import ImproperlyConfigured
 
+from conversations.media import read_media_type
+
 SECRET_KEY_CHARS = 50
 BASE_DIR = Path(__file__).resolve().parent.parent
 
@@ -129,6 +131,19 @@ def dotted_path(value: str) -> str:
     return value.strip()
 
 
+def folder(value: str) -> str:
+    if not value.strip().strip("./"):
+        raise ValueError("write a folder of its own, such as data/attachments")
+    return value.strip()
+
+
+def media_types(value: str) -> tuple[str, ...]:
+    names = [name.strip() for name in value.split(",") if name.strip()]
+    if not all(name == read_media_type(name) for name in names):
+        raise ValueError("write media types such as image/png, separated by commas")
+    return tuple(dict.fromkeys(names))
+
+
 VARIABLES: tuple[Variable, ...] = (
     Variable("SECRET_KEY", "", text, "Signs sessions and access tokens. Required unless `DEBUG`; "
              "50 characters or more. `make run` writes one into `.env`.", "Site"),
@@ -192,6 +207,16 @@ VARIABLES: tuple[Variable, ...] = (
              "How long after a turn's end its stream can be picked up in its middle.", "Turns"),
     Variable("CHAT_STORE_BUDGET_SECONDS", "1.5", seconds(0.1, 30),
              "How long a turn waits for a busy database before it answers without it.", "Turns"),
+    Variable("CHAT_ATTACHMENT_MAX_BYTES", "10485760", whole(1, 1_073_741_824),
+             "Bytes in one file that is attached to a message.", "Attachments"),
+    Variable("CHAT_ATTACHMENT_MIME_TYPES", "image/png,image/jpeg,image/gif,image/webp,"
+             "application/pdf,text/plain,text/markdown,text/csv,application/json", media_types,
+             "Types of files that may be attached, separated by commas. Empty: none may.",
+             "Attachments"),
+    Variable("CHAT_ATTACHMENT_DIR", "data/attachments", folder,
+             "Where attached files are kept, relative to the project. Private, and for this site "
+             "alone. Another storage is set by the alias `attachments` of Django's `STORAGES`.",
+             "Attachments"),
     Variable("ACCESS_TOKEN_DAYS", "30", whole(1, 3_650),
              "Days an access token from sign-in is valid.", "Sign-in"),
     Variable("LOGIN_ATTEMPTS_PER_MINUTE", "10", whole(1, 10_000),

@@ -98,6 +98,18 @@ TIME_ZONE = "UTC"  # libraries below us use naive local times: local must mean U
 USE_TZ = True
 USE_I18N = True
 
+STORAGES = {
+    "default": {"BACKEND": "django.core.files.storage.FileSystemStorage"},
+    "staticfiles": {"BACKEND": "django.contrib.staticfiles.storage.StaticFilesStorage"},
+    "attachments": {  # private: nothing in it has an address
+        "BACKEND": "django.core.files.storage.FileSystemStorage",
+        "OPTIONS": {
+            "location": BASE_DIR / ENV["CHAT_ATTACHMENT_DIR"],
+            "file_permissions_mode": 0o600,
+            "directory_permissions_mode": 0o700,
+        },
+    },
+}
 STATIC_URL = "static/"
 SERVESTATIC_USE_FINDERS = True  # served from the packages: there is no collectstatic step
 DATA_UPLOAD_MAX_MEMORY_SIZE = 2_621_440
@@ -117,6 +129,8 @@ CHAT_LEASE_SECONDS = ENV["CHAT_LEASE_SECONDS"]
 CHAT_SHUTDOWN_GRACE_SECONDS = ENV["CHAT_SHUTDOWN_GRACE_SECONDS"]
 CHAT_STORE_BUDGET_SECONDS = ENV["CHAT_STORE_BUDGET_SECONDS"]
 CHAT_EVENTS_KEPT_SECONDS = ENV["CHAT_EVENTS_KEPT_SECONDS"]
+CHAT_ATTACHMENT_MAX_BYTES = ENV["CHAT_ATTACHMENT_MAX_BYTES"]
+CHAT_ATTACHMENT_MIME_TYPES = ENV["CHAT_ATTACHMENT_MIME_TYPES"]
 ACCESS_TOKEN_DAYS = ENV["ACCESS_TOKEN_DAYS"]
 LOGIN_ATTEMPTS_PER_MINUTE = ENV["LOGIN_ATTEMPTS_PER_MINUTE"]
 

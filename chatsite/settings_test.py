@@ -19,6 +19,8 @@ os.environ["TEST_DATA_DIR"] = str(_folder)
 # Each of several workers has a file of its own, named as pytest-django names its test database.
 _worker = os.environ.get("PYTEST_XDIST_WORKER", "")
 os.environ["AGENT_SESSION_DB_PATH"] = str(_folder / ("test.db" + f"_{_worker}" * bool(_worker)))
+# Inherited by every server that a test starts: none may touch a developer's files.
+os.environ["CHAT_ATTACHMENT_DIR"] = str(_folder / ("attachments" + f"_{_worker}" * bool(_worker)))
 
 from chatsite.settings import *  # noqa: E402, F403
 from chatsite.settings import DATABASES  # noqa: E402
@@ -29,7 +31,3 @@ else:  # runs side by side must not meet in one database
     DATABASES["default"]["TEST"] = {"NAME": f"test_chatsite_{os.getpid()}"}
 
 PASSWORD_HASHERS = ["django.contrib.auth.hashers.MD5PasswordHasher"]
-STORAGES = {
-    "default": {"BACKEND": "django.core.files.storage.FileSystemStorage"},
-    "staticfiles": {"BACKEND": "django.contrib.staticfiles.storage.StaticFilesStorage"},
-}

@@ -5,16 +5,18 @@ from __future__ import annotations
 import os
 import sys
 from collections.abc import Sequence
+from pathlib import Path
 from typing import Any
 
 from django.apps import apps
 from django.apps.config import AppConfig
 from django.conf import settings
 from django.core.checks import CheckMessage, Error, Tags, Warning, register
+from django.core.files.storage import FileSystemStorage, InvalidStorageError, storages
 from django.db import connection
 from django.utils.module_loading import import_string
 
-from conversations import sqlite
+from conversations import attachments, sqlite
 from conversations.conf import Conf, get_conf
 
 
@@ -112,6 +114,44 @@ def check_agent_is_named(
             id="conversations.W004",
         )
     ]
+
+
+@register(Tags.security)
+def check_attachments(app_configs: Sequence[AppConfig] | None, **kwargs: Any) -> list[CheckMessage]:
+    """Attached files are handed out to their owners only: nothing else may serve or read them."""
+    try:
+        storage = storages[attachments.STORAGE]
+    except InvalidStorageError:
+        return [
+            Warning(
+                'STORAGES has no "attachments": no file can be attached to a message.',
+                hint="Name a private storage, as chatsite/settings.py does.",
+                id="conversations.W010",
+            )
+        ]
+    if not isinstance(storage, FileSystemStorage):
+        return []
+    folder = Path(storage.location)
+    found: list[CheckMessage] = []
+    for name in ("MEDIA_ROOT", "STATIC_ROOT"):
+        public = getattr(settings, name, None)
+        if public and folder.is_relative_to(Path(public).absolute()):
+            found.append(
+                Error(
+                    f"Attached files are kept below {name}, from where anybody may get them.",
+                    hint='Give the storage "attachments" a location of its own.',
+                    id="conversations.E005",
+                )
+            )
+    if folder.is_dir() and folder.stat().st_mode & 0o077:
+        found.append(
+            Warning(
+                f"The folder {folder} can be read by other users of this machine.",
+                hint=f"chmod 700 {folder}",
+                id="conversations.W011",
+            )
+        )
+    return found
 
 
 @register(Tags.compatibility)

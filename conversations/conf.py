@@ -30,6 +30,18 @@ class Conf:
     chat_store_budget_seconds: float = 1.5
     chat_events_kept_seconds: float = 600
     chat_heartbeat_seconds: float = 15
+    chat_attachment_max_bytes: int = 10_485_760
+    chat_attachment_mime_types: tuple[str, ...] = (
+        "image/png",
+        "image/jpeg",
+        "image/gif",
+        "image/webp",
+        "application/pdf",
+        "text/plain",
+        "text/markdown",
+        "text/csv",
+        "application/json",
+    )
     access_token_days: int = 30
     login_attempts_per_minute: int = 10
 

@@ -44,6 +44,10 @@ class ItemNotFound(NotFound):
     """There is no such entry in this conversation."""
 
 
+class AttachmentNotFound(NotFound):
+    """There is no such attachment."""
+
+
 class Conflict(ConversationsError):
     """This does not go together with what is already there."""
 
@@ -73,6 +77,12 @@ class IdempotencyConflict(Conflict):
     """This idempotency key was used with another text."""
 
     code = "idempotency_conflict"
+
+
+class AlreadyUploaded(Conflict):
+    """This file has been uploaded already."""
+
+    code = "already_uploaded"
 
 
 class EventsGone(Conflict):

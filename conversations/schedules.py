@@ -68,6 +68,7 @@ def build_table() -> tuple[Scheduled, ...]:
         Scheduled(f"{OURS}recover_turns", f"{TASKS}recover_turns", Every(minutes=1)),
         Scheduled(f"{OURS}forget_events", f"{TASKS}forget_events", Every(minutes=5)),
         Scheduled(f"{OURS}prune_sessions", f"{TASKS}prune_sessions", Every(minutes=15)),
+        Scheduled(f"{OURS}sweep_orphans", f"{TASKS}sweep_orphans", Every(minutes=60)),
     )
 
 

@@ -1,4 +1,4 @@
-"""What is put in order though nobody asks: turns left open, records nobody needs, long memories.
+"""What is put in order though nobody asks: turns left open, long memories, what nobody needs.
 
 Sync, in short transactions of their own, for a worker's tasks and for commands. A sweep may be
 killed anywhere: the next one does the rest.
@@ -19,10 +19,11 @@ from uuid import UUID
 
 from django.db import IntegrityError
 
-from conversations import lanes
+from conversations import attachments, lanes
 from conversations.conf import get_conf
 from conversations.errors import StoreBusy, StoreError, StoreReadOnly
 from conversations.lanes import Database
+from conversations.store import attachments as attached
 from conversations.store import leases, mending, pruning, records, tickets
 from conversations.store.closing import lock_session
 from conversations.store.leases import Holder
@@ -31,6 +32,9 @@ logger = logging.getLogger(__name__)
 
 FORGET_TURNS: Final = 10
 """The records of so many turns go in one transaction."""
+
+UNUSED_KEPT: Final = timedelta(hours=24)
+"""How long a file may wait to be sent with a message."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -85,6 +89,17 @@ def forget_events(*, now: datetime) -> int:
         forgotten += turns
         _let_others_write()
     return forgotten
+
+
+def sweep_orphans(*, now: datetime) -> int:
+    """Erase attached files that nobody will miss; of how many the bytes are gone.
+
+    Those that were never sent within `UNUSED_KEPT`, those whose owner or conversation is gone, and
+    what is left of those that were removed.
+    """
+    orphans = partial(attached.take_orphans, unused_since=now - UNUSED_KEPT)
+    lanes.perform(orphans)
+    return attachments.erase_removed()
 
 
 def prune_sessions(

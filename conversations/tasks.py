@@ -53,6 +53,12 @@ def prune_sessions() -> int:
     return sweeps.prune_sessions(now=timezone.now()).forgotten
 
 
+@without_content
+def sweep_orphans() -> int:
+    """Erase attached files that were never sent, or whose conversation is gone; how many."""
+    return sweeps.sweep_orphans(now=timezone.now())
+
+
 def _outline(error: BaseException) -> str:
     """The types of an error and its causes, and the lines it came through."""
     names, cause = [type(error).__name__], error.__cause__

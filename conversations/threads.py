@@ -4,16 +4,18 @@ from __future__ import annotations
 
 import json
 from collections.abc import Mapping
+from functools import partial
 from typing import Any
 from uuid import UUID
 
 from django.db import transaction
 from django.utils import timezone
 
-from conversations import lanes, turns
+from conversations import attachments, lanes, turns
 from conversations.errors import ThreadHeld, ThreadNotFound
 from conversations.ids import agent_session_id, new_id
 from conversations.models import ChatMessage, ChatSession, ChatTurn, Feedback, RecordedEvents
+from conversations.store import attachments as attached
 from conversations.store import clearing, log, threads
 from conversations.store.threads import ThreadRow
 
@@ -81,7 +83,9 @@ async def clear_thread(*, session_id: UUID, owner_id: Any) -> int:
         _deletable(db, session_id=session_id, owner_id=owner_id)
         return clearing.clear_session(db, session_id=session_id, now=now)
 
-    return await lanes.write(clear)
+    cleared = await lanes.write(clear)
+    await attachments.erase_soon()
+    return cleared
 
 
 async def delete_thread(*, session_id: UUID, owner_id: Any) -> None:
@@ -92,6 +96,7 @@ async def delete_thread(*, session_id: UUID, owner_id: Any) -> None:
     await lanes.read(lambda db: _deletable(db, session_id=session_id, owner_id=owner_id))
     await turns.stop_session(session_id, reason="deleted")
     await lanes.call_patiently(_delete, session_id, owner_id)
+    await attachments.erase_soon()
 
 
 def _delete(session_id: UUID, owner_id: Any) -> None:
@@ -108,10 +113,16 @@ def _delete(session_id: UUID, owner_id: Any) -> None:
         if session.hold:
             raise ThreadHeld
         Feedback.objects.filter(message__session=session)._raw_delete(using="default")
+        lanes.perform(partial(_take_files, session_id=session_id))
         ChatMessage.objects.filter(session=session)._raw_delete(using="default")
         RecordedEvents.objects.filter(turn__session=session)._raw_delete(using="default")
         ChatTurn.objects.filter(session=session)._raw_delete(using="default")
         ChatSession.objects.filter(id=session_id)._raw_delete(using="default")
+
+
+def _take_files(db: lanes.Database, *, session_id: UUID) -> int:
+    key = lanes.from_uuid(session_id, is_sqlite=db.is_sqlite)
+    return attached.take_of_session(db, session_key=key)
 
 
 def _deletable(db: lanes.Database, *, session_id: UUID, owner_id: Any) -> None:

@@ -190,6 +190,14 @@ class RetryIn(In):
     text: MessageText | None = None
 
 
+class AttachmentOut(Schema):
+    id: UUID
+    type: Literal["image", "file"]
+    name: str
+    mime_type: str
+    size: int
+
+
 class UsageOut(Schema):
     requests: int
     input_tokens: int

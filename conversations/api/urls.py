@@ -11,7 +11,17 @@ from django.views.decorators.csrf import csrf_exempt
 from ninja import NinjaAPI
 from ninja.parser import Parser
 
-from conversations.api import chatkit, errors, feedback, messages, ops, sign_in, threads, turns
+from conversations.api import (
+    attachments,
+    chatkit,
+    errors,
+    feedback,
+    messages,
+    ops,
+    sign_in,
+    threads,
+    turns,
+)
 from conversations.api.auth import TokenOrSession
 from conversations.errors import Invalid
 
@@ -47,6 +57,7 @@ api.add_router("/chatkit/threads", threads.router)
 api.add_router("/chatkit/threads", messages.router)
 api.add_router("/chatkit/threads", turns.router)
 api.add_router("/chatkit/threads", feedback.router)
+api.add_router("/chatkit/attachments", attachments.router)
 api.add_router("", ops.router)
 
 

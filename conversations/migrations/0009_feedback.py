@@ -10,7 +10,7 @@ from django.db import migrations, models
 class Migration(migrations.Migration):
     dependencies = [
         migrations.swappable_dependency(settings.AUTH_USER_MODEL),
-        ("conversations", "0007_chatturn_input_item"),
+        ("conversations", "0008_attachment"),
     ]
 
     operations = [

@@ -1,6 +1,7 @@
-"""The rows: one ordered log per conversation, its turns, and who may come in."""
+"""The rows: one log per conversation, its turns, what is attached, and who may come in."""
 
 from conversations.models.access import AccessToken, Throttle
+from conversations.models.attachments import Attachment
 from conversations.models.feedback import Feedback
 from conversations.models.messages import ChatMessage, QuarantinedMessage
 from conversations.models.sessions import USUAL_BUDGET, ChatSession
@@ -9,6 +10,7 @@ from conversations.models.turns import ChatTurn, RecordedEvents
 __all__ = [
     "USUAL_BUDGET",
     "AccessToken",
+    "Attachment",
     "ChatMessage",
     "ChatSession",
     "ChatTurn",

@@ -4,6 +4,7 @@ Functions here are jobs for `conversations.lanes`: they take the database first,
 transaction when they write, and know nothing of HTTP, the SDK or ChatKit.
 
     log        append, clear: what is remembered and shown
+    attachments  the files that came with what was said
     recall     what the model is given, and how its newest item is taken back
     tickets    the line of a session: who waits, who starts, who is adopted
     leases     how long a process may be silent, and who is gone

@@ -14,6 +14,7 @@ from conversations.ids import new_id
 from conversations.items import Row
 from conversations.lanes import Database, from_moment, from_uuid, to_uuid
 from conversations.models import ChatMessage, ChatSession, ChatTurn, Feedback, RecordedEvents
+from conversations.store.attachments import take_of_session
 
 SESSION: Final = ChatSession._meta.db_table
 TURN: Final = ChatTurn._meta.db_table
@@ -241,12 +242,13 @@ def insert_rows(
 def clear(db: Database, *, agent_session_id: str, now: datetime) -> int:
     """Forget everything said in the named session; returns how many messages people could read.
 
-    What its turns cost is kept; what was said in them is not.
+    What its turns cost is kept; what was said in them is not, nor are the files that came with it.
     """
     found = lock_named(db, agent_session_id)
     if found is None:
         return 0
     (message_count,) = db.one(f"SELECT message_count FROM {SESSION} WHERE id = %s", (found,))
+    take_of_session(db, session_key=found)
     delete_messages(db, "session_id = %s", (found,))
     of_its_turns = f"turn_id IN (SELECT id FROM {TURN} WHERE session_id = %s)"
     db.run(f"DELETE FROM {EVENTS} WHERE {of_its_turns}", (found,))

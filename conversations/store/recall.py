@@ -14,6 +14,7 @@ from uuid import UUID
 from conversations.history import Header, header_of, is_whole, misplaced
 from conversations.items import Memory, decode_item, decode_items
 from conversations.lanes import Database, from_moment, from_uuid
+from conversations.store.attachments import take_of_messages
 from conversations.store.damage import is_text_damage, text_of
 from conversations.store.log import MESSAGE, REMEMBERED, SESSION, delete_messages, lock_named
 
@@ -62,7 +63,10 @@ def pop(db: Database, *, agent_session_id: str, now: datetime) -> dict[str, Any]
         unreadable += 1
         _set_aside(db, session_id=found, unreadable={row[0]: _why_unread(row[0])}, now=now)
     if item is not None:
-        delete_messages(db, "session_id = %s AND position = %s", (found, row[0]))
+        where, params = "session_id = %s AND position = %s", (found, row[0])
+        named = f"SELECT id FROM {MESSAGE} WHERE {where}"
+        take_of_messages(db, session_key=found, messages=named, params=params)
+        delete_messages(db, where, params)
         moment = from_moment(now, is_sqlite=db.is_sqlite)
         db.run(
             f"UPDATE {SESSION} SET last_active_at = %s, updated_at = %s,"

@@ -20,6 +20,7 @@ from conversations.errors import (
 )
 from conversations.items import decode_item
 from conversations.lanes import Database, from_moment, from_uuid
+from conversations.store.attachments import take_of_messages
 from conversations.store.closing import interrupt_all, lock_session
 from conversations.store.damage import count_of, select, text_of, uuid_of
 from conversations.store.inputs import TurnInput, decode_input
@@ -114,13 +115,20 @@ def find_said(
 
 
 def rewind(
-    db: Database, *, session_id: UUID, owner_id: Any, turn_id: UUID, now: datetime
+    db: Database,
+    *,
+    session_id: UUID,
+    owner_id: Any,
+    turn_id: UUID,
+    now: datetime,
+    again: str | None = None,
 ) -> Rewound:
     """Take a turn out of the log, and all that came after it; what runs or waits is ended first.
 
-    Only an earlier turn that ended later keeps its answer. The turns stay as a record of what they
-    cost, and give back their idempotency keys. Raises ThreadNotFound, ThreadHeld; TurnNotFound also
-    for a turn of which no question is left, as after an earlier rewind.
+    So do the files that came with it; those of the question stay where it is said `again` in the
+    same words. Only an earlier turn that ended later keeps its answer. The turns stay as a record
+    of what they cost, and give back their idempotency keys. Raises ThreadNotFound, ThreadHeld;
+    TurnNotFound also for a turn of which no question is left, as after an earlier rewind.
     """
     session = lock_session(db, session_id=session_id, owner_id=owner_id)
     if session is None:
@@ -130,7 +138,13 @@ def rewind(
     question = _find_question(db, session.id, turn_id)
     if question.message_id is None or question.text is None:
         raise TurnNotFound
-    counts = _delete_from(db, session.id, turn_id=turn_id, question=question)
+    counts = _delete_from(
+        db,
+        session.id,
+        turn_id=turn_id,
+        question=question,
+        keeps_files=again == question.text,
+    )
     _forget_turns(db, session.id, since=question.number)
     moment = from_moment(now, is_sqlite=db.is_sqlite)
     less = ", ".join(
@@ -200,7 +214,12 @@ def _find_question(db: Database, session_key: Any, turn_id: UUID) -> _Question:
 
 
 def _delete_from(
-    db: Database, session_key: Any, *, turn_id: UUID, question: _Question
+    db: Database,
+    session_key: Any,
+    *,
+    turn_id: UUID,
+    question: _Question,
+    keeps_files: bool,
 ) -> list[int]:
     """Delete the log from the turn's first row on; how many rows, by `_COUNTED`, that were."""
     keys = [from_uuid(each, is_sqlite=db.is_sqlite) for each in (turn_id, question.message_id)]
@@ -224,6 +243,13 @@ def _delete_from(
         " COUNT(CASE WHEN quarantined_at IS NOT NULL THEN 1 END)"
         f" FROM {MESSAGE} WHERE {where}",
         (True, *params),
+    )
+    take_of_messages(
+        db,
+        session_key=session_key,
+        messages=f"SELECT id FROM {MESSAGE} WHERE {where}",
+        params=params,
+        besides=question.message_id if keeps_files else None,
     )
     delete_messages(db, where, params)
     return [int(count) for count in counts]

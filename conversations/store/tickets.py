@@ -111,7 +111,14 @@ def submit(
     if settlement is not None:
         settle(db, session_key=session.id, settlement=settlement)
     if rewinds_to is not None:
-        rewound = rewind(db, session_id=session_id, owner_id=owner_id, turn_id=rewinds_to, now=now)
+        rewound = rewind(
+            db,
+            session_id=session_id,
+            owner_id=owner_id,
+            turn_id=rewinds_to,
+            now=now,
+            again=text,
+        )
         session = lock_session(db, session_id=session_id) or session  # its fence has moved on
         if rewound.text == text and user_row is not None:
             user_row = replace(user_row, id=rewound.message_id)

@@ -19,10 +19,11 @@ FLOORS: dict[int, str] = {
     6: "chatkit_store",
     5: "threads demo supervisor checks admin tasks schedules",
     4: "turns sweeps feedback retention erasure search usage",  # what happens to it
-    3: "assistant agents_session thread_items tokens throttle",  # the agent, its memory, its guests
+    # the agent, its memory, its items, files, and who may come in
+    3: "assistant agents_session thread_items attachments tokens throttle",
     2: "store",  # the rows of one session, by hand-written SQL
     1: "models lanes items",  # tables, the way to them, an item as a row
-    0: "errors events ids conf sqlite processes history",  # words and pure rules: no HTTP, no ORM
+    0: "errors events ids media conf sqlite processes history",  # words, pure rules
 }
 
 # Who may know which library; a name stands for a module or a whole package.

@@ -8,7 +8,7 @@ from typing import Any
 
 from django.utils import timezone
 
-from conversations import lanes
+from conversations import attachments, lanes
 from conversations.errors import ThreadHeld
 from conversations.management import console
 from conversations.store.clearing import clear_session
@@ -37,6 +37,8 @@ class Command(console.ConsoleCommand):
             )
         clear = partial(clear_session, session_id=session.session_id, now=timezone.now())
         cleared = lanes.perform(clear, dry_run=dry_run)
+        if not dry_run:
+            attachments.erase_removed()
         self.answer(
             {"session_id": session.session_id, "cleared": cleared, "dry_run": dry_run},
             f"messages {'would be ' if dry_run else ''}cleared: {cleared}",

@@ -1,0 +1,287 @@
+"""Files that people attach to their messages: announced, uploaded, handed out, given to the model.
+
+Their bytes are in the storage `attachments` of Django's `STORAGES`, which must not be public; what
+is known of them is in the table (`store.attachments`). Every call is for one owner: what is
+another's is as unknown as what never was.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import base64
+import logging
+import secrets
+import tempfile
+from collections.abc import AsyncIterator, Callable, Iterable, Sequence
+from dataclasses import dataclass
+from functools import partial
+from typing import IO, Any, Final, Literal, ParamSpec, TypeVar
+from uuid import UUID
+
+from django.conf import settings
+from django.core.files import File
+from django.core.files.storage import Storage, storages
+from django.utils import timezone
+
+from conversations import lanes
+from conversations.conf import get_conf
+from conversations.errors import (
+    AlreadyUploaded,
+    AttachmentNotFound,
+    ConversationsError,
+    Invalid,
+    StoreError,
+    TooLarge,
+)
+from conversations.ids import is_storable, new_id
+from conversations.media import (
+    HEAD_BYTES,
+    INLINE_TYPES,
+    MAX_NAME_CHARS,
+    clean_name,
+    is_what_it_says,
+    read_media_type,
+)
+from conversations.store import attachments as store
+from conversations.store.attachments import AttachmentRow
+
+logger = logging.getLogger(__name__)
+
+P = ParamSpec("P")
+T = TypeVar("T")
+
+STORAGE: Final = "attachments"
+MEMORY_BYTES: Final = 262_144
+"""So much of an upload is in memory; the rest waits in a file without a name."""
+MODEL_BYTES: Final = 33_554_432
+"""So much is given to the model at once: providers take about 50 MB, and base64 adds a third."""
+UPLOAD_SECONDS: Final = 600.0
+ERASE_AT_ONCE: Final = 100
+
+
+@dataclass(frozen=True, slots=True)
+class ModelFile:
+    """A file as the model is given it, or why it is not."""
+
+    name: str
+    url: str = ""
+    """`data:<type>;base64,...`"""
+    lacks: Literal["", "bytes", "room"] = ""
+
+
+async def announce(*, owner_id: Any, name: str, size: int, mime_type: str) -> AttachmentRow:
+    """Take a file's name, size and type; its bytes may then come.
+
+    Raises Invalid, TooLarge, and Throttled where too many files wait to be sent.
+    """
+    conf, media_type = get_conf(), read_media_type(mime_type)
+    problems = {}
+    kept_name = clean_name(name) if is_storable(name) else ""
+    if not kept_name or len(kept_name) > MAX_NAME_CHARS:
+        problems["name"] = f"must be a file name of 1 to {MAX_NAME_CHARS} characters"
+    if media_type not in conf.chat_attachment_mime_types:
+        kinds = ", ".join(conf.chat_attachment_mime_types) or "none"
+        problems["mime_type"] = f"must be one of those that are taken: {kinds}"
+    if size < 1:
+        problems["size"] = "must be at least 1 byte"
+    if problems:
+        raise _invalid(**problems)
+    if size > conf.chat_attachment_max_bytes:
+        raise _too_large()
+    announced = AttachmentRow(
+        new_id(), kept_name, media_type, size, False, None, None, "", timezone.now()
+    )
+    await lanes.write(partial(store.announce, owner_id=owner_id, attachment=announced))
+    return announced
+
+
+async def get_attachments(*, owner_id: Any, ids: Iterable[UUID]) -> list[AttachmentRow]:
+    """One's own files, in the order of `ids`. Raises AttachmentNotFound where one is not there."""
+    wanted = list(ids)
+    return await lanes.read(lambda db: store.find(db, owner_id=owner_id, ids=wanted))
+
+
+async def receive(
+    *, owner_id: Any, attachment_id: UUID, chunks: AsyncIterator[bytes]
+) -> AttachmentRow:
+    """Store the bytes of a file that was announced; nothing is read of them before it is found.
+
+    Once only: of several at once, one is stored. Raises AttachmentNotFound, AlreadyUploaded,
+    TooLarge, Invalid where they are not what was announced, StoreError.
+    """
+    (announced,) = await get_attachments(owner_id=owner_id, ids=[attachment_id])
+    if announced.is_ready:
+        raise AlreadyUploaded
+    with tempfile.SpooledTemporaryFile(
+        max_size=MEMORY_BYTES, dir=settings.FILE_UPLOAD_TEMP_DIR
+    ) as spool:
+        try:
+            async with asyncio.timeout(UPLOAD_SECONDS):
+                size = await _spool(chunks, spool)
+        except TimeoutError:
+            raise _invalid(file="took too long to arrive") from None
+        spool.seek(0)
+        head = spool.read(HEAD_BYTES)
+        if size != announced.size:
+            raise _invalid(file=f"has {size} bytes, and {announced.size} were announced")
+        if not is_what_it_says(announced.mime_type, head):
+            raise _invalid(file=f"is not {announced.mime_type}, as was announced")
+        spool.seek(0)
+        await _keep(spool, owner_id=owner_id, attachment_id=attachment_id, size=size)
+    (stored,) = await get_attachments(owner_id=owner_id, ids=[attachment_id])
+    return stored
+
+
+async def open_attachment(*, owner_id: Any, attachment_id: UUID) -> tuple[AttachmentRow, File[Any]]:
+    """A file of one's own and its bytes, to be closed. Raises AttachmentNotFound, StoreError."""
+    (row,) = await get_attachments(owner_id=owner_id, ids=[attachment_id])
+    if not row.is_ready:
+        raise AttachmentNotFound
+    try:
+        return row, await _in_storage(_storage().open, row.storage_name)
+    except FileNotFoundError:
+        logger.error("attachment %s has lost its bytes", row.id)
+        raise AttachmentNotFound from None
+
+
+async def delete_attachment(*, owner_id: Any, attachment_id: UUID) -> None:
+    """Remove a file and its bytes. Raises AttachmentNotFound; ThreadHeld where it is on hold."""
+    take = partial(store.take, owner_id=owner_id, attachment_id=attachment_id)
+    await lanes.write(take)
+    await erase_soon()
+
+
+async def read_for_model(
+    *, owner_id: Any, session_id: UUID, ids: Sequence[UUID]
+) -> dict[UUID, ModelFile]:
+    """Files of a conversation as the model is given them; those that were removed are left out.
+
+    The first of `ids` come first where all are too large together.
+    """
+    rows = {
+        row.id: row
+        for row in await lanes.read(
+            lambda db: store.find_of_session(db, owner_id=owner_id, session_id=session_id, ids=ids)
+        )
+    }
+    found, room = {}, MODEL_BYTES
+    for row in (rows[attachment_id] for attachment_id in ids if attachment_id in rows):
+        if row.size > room:
+            found[row.id] = ModelFile(row.name, lacks="room")
+            continue
+        room -= row.size
+        try:
+            url = await _in_storage(_read_url, row)
+        except (FileNotFoundError, StoreError):
+            logger.error("attachment %s cannot be read", row.id)
+            found[row.id] = ModelFile(row.name, lacks="bytes")
+        else:
+            found[row.id] = ModelFile(row.name, url)
+    return found
+
+
+async def erase_soon() -> None:
+    """Erase the bytes of what was removed, after its commit; what fails is left to the sweep."""
+    try:
+        if await lanes.read(partial(store.find_removed, limit=1)):
+            await lanes.call_patiently(erase_removed)
+    except StoreError as error:
+        logger.warning("removed attachments not erased yet: %s", type(error).__name__)
+
+
+def erase_removed() -> int:
+    """Erase the bytes of files that were removed, then the last trace of them; how many.
+
+    Sync; any number of processes may do it at once. What cannot be erased is left for the next.
+    """
+    erased, after = 0, None
+    find = partial(store.find_removed, limit=ERASE_AT_ONCE)
+    while removed := lanes.look_up(partial(find, after=after)):
+        keys = [row.id for row in removed if _is_erased(row.storage_name)]
+        if keys:
+            lanes.perform(partial(store.forget_removed, keys=keys))
+        erased, after = erased + len(keys), removed[-1].id
+    return erased
+
+
+def is_image(row: AttachmentRow) -> bool:
+    """Whether it is an image that a browser may show."""
+    return row.mime_type in INLINE_TYPES
+
+
+async def _spool(chunks: AsyncIterator[bytes], spool: IO[bytes]) -> int:
+    """Write what arrives, off the loop once it is more than memory holds; how much that is."""
+    limit, size, waiting = get_conf().chat_attachment_max_bytes, 0, bytearray()
+    async for chunk in chunks:
+        size += len(chunk)
+        if size > limit:
+            raise _too_large()
+        waiting += chunk
+        if len(waiting) >= MEMORY_BYTES:
+            await asyncio.to_thread(spool.write, bytes(waiting))
+            waiting.clear()
+    spool.write(waiting)
+    return size
+
+
+async def _keep(spool: IO[bytes], *, owner_id: Any, attachment_id: UUID, size: int) -> None:
+    """Save the bytes under a name of no meaning, which the row knows before."""
+    name = secrets.token_hex(16)
+    whose = {"owner_id": owner_id, "attachment_id": attachment_id}
+    await lanes.write(partial(store.begin_upload, **whose, storage_name=name))
+    saved = await _in_storage(_storage().save, name, File(spool))
+    try:
+        await lanes.write(
+            partial(
+                store.finish_upload,
+                **whose,
+                begun_as=name,
+                storage_name=saved,
+                stored_size=size,
+            )
+        )
+    except StoreError:
+        raise  # nobody knows whether they are: the row tells whoever looks later
+    except ConversationsError:
+        await asyncio.to_thread(_is_erased, saved)
+        raise
+
+
+def _storage() -> Storage:
+    return storages[STORAGE]
+
+
+async def _in_storage(function: Callable[P, T], *args: P.args, **kwargs: P.kwargs) -> T:
+    """Run what waits for the storage in a thread. Raises FileNotFoundError, StoreError."""
+    try:
+        return await asyncio.to_thread(function, *args, **kwargs)
+    except FileNotFoundError:
+        raise
+    except Exception as error:  # any storage, any of its errors
+        logger.error("attachments cannot be reached: %s", type(error).__name__)
+        raise StoreError from error
+
+
+def _read_url(row: AttachmentRow) -> str:
+    with _storage().open(row.storage_name) as file:
+        data = base64.b64encode(file.read()).decode()
+    return f"data:{row.mime_type};base64,{data}"
+
+
+def _is_erased(storage_name: str) -> bool:
+    try:
+        _storage().delete(storage_name)
+    except Exception as error:  # any storage, any of its errors
+        logger.warning("an attachment is not erased yet: %s", type(error).__name__)
+        return False
+    return True
+
+
+def _too_large() -> TooLarge:
+    return TooLarge(f"The file is larger than {get_conf().chat_attachment_max_bytes} bytes.")
+
+
+def _invalid(**problems: str) -> Invalid:
+    fields = [{"field": field, "message": message} for field, message in problems.items()]
+    sentence = "; ".join(f"{field['field']}: {field['message']}" for field in fields)
+    return Invalid(sentence, fields=fields)
