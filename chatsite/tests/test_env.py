@@ -52,6 +52,11 @@ GOOD: dict[str, list[tuple[str, Any]]] = {
         ("http://127.0.0.1:1", "http://127.0.0.1:1"),
         ("http://[::1]:1", "http://[::1]:1"),
     ],
+    "CHAT_ATTACHMENT_MIME_TYPES": [
+        ("", ()),
+        (" image/png, text/csv,image/png,", ("image/png", "text/csv")),
+    ],
+    "CHAT_ATTACHMENT_DIR": [(" data/files ", "data/files"), ("/srv/files", "/srv/files")],
     "CHAT_API": [("chat_completions", "chat_completions")],
     "CHAT_STORE_BUDGET_SECONDS": [("0.1", 0.1), ("30", 30.0), ("1e0", 1.0)],
 }
@@ -87,6 +92,14 @@ BAD: dict[str, tuple[str, list[str]]] = {
     "OPENAI_BASE_URL": (
         "write an https:// address, or http:// on localhost",
         ["http://api.example.com", "api.example.com", "https://", "http://localhost.example.com"],
+    ),
+    "CHAT_ATTACHMENT_MIME_TYPES": (
+        "write media types such as image/png, separated by commas",
+        ["png", "image/*", "image/png;charset=x", "Image/PNG", "image/png text/csv"],
+    ),
+    "CHAT_ATTACHMENT_DIR": (
+        "write a folder of its own, such as data/attachments",
+        ["", " ", ".", "/", "./", ".."],
     ),
     "CHAT_API": ("write responses or chat_completions", ["", "completions"]),
     "CHAT_STORE_BUDGET_SECONDS": (

@@ -44,7 +44,7 @@ DOWNLOAD: Final[dict[str, Any]] = {
     "responses": {
         200: {
             "description": "The bytes of the file.",
-            "content": {"application/octet-stream": _BINARY, "image/*": _BINARY},
+            "content": {"*/*": _BINARY},
         }
     }
 }

@@ -8,6 +8,7 @@ from __future__ import annotations
 import json
 from collections.abc import Callable
 from dataclasses import dataclass, field
+from fnmatch import fnmatch
 from html.parser import HTMLParser
 from typing import Any, Final
 from urllib.parse import urljoin, urlsplit
@@ -21,8 +22,8 @@ from conversations import lanes
 from conversations.api.urls import api
 from conversations.errors import StoreError
 from conversations.events import CONTEXT_UNAVAILABLE, NOT_SAVED
-from conversations.models import AccessToken, ChatMessage, ChatSession, ChatTurn
-from conversations.tests import scripted
+from conversations.models import AccessToken, Attachment, ChatMessage, ChatSession, ChatTurn
+from conversations.tests import factories, scripted
 
 DOCUMENT: Final[dict[str, Any]] = json.loads(json.dumps(api.get_openapi_schema()))
 ROUTES: Final = [
@@ -134,6 +135,24 @@ CASES: Final[dict[tuple[str, str], Case]] = {
     ),
 }
 
+DATA: Final = (None, factories.PNG)
+FILE: Final = "/chatkit/attachments/{attachment_id}"
+CASES |= {
+    ("PUT", FILE): Case(
+        200,
+        lambda user: {"content": factories.PNG},
+        invalid=[{"content": factories.PNG[:-1]}, {"files": {"other": b"x"}}],
+        errors={409},
+    ),
+    ("POST", FILE): Case(
+        200,
+        lambda user: {"files": {"file": factories.PNG}},
+        invalid=[{"content": b"x" * len(factories.PNG)}, {"files": {"other": b"x"}}],
+        errors={409},
+    ),
+    ("GET", FILE): Case(200),
+}
+
 each_route = pytest.mark.parametrize("route", ROUTES, ids=" ".join)
 each_private_route = pytest.mark.parametrize(
     "route",
@@ -152,10 +171,16 @@ class Place:
     thread_id: Any
     turn_id: Any
     message_id: Any
+    file_ids: Any = ()
+    """Of a file that is announced, and of one that is uploaded."""
 
-    def url(self, path: str) -> str:
+    def url(self, path: str, method: str = "GET") -> str:
+        pending, ready = self.file_ids or (uuid4(), uuid4())
         return path.format(
-            thread_id=self.thread_id, turn_id=self.turn_id, message_id=self.message_id
+            thread_id=self.thread_id,
+            turn_id=self.turn_id,
+            message_id=self.message_id,
+            attachment_id=ready if method == "GET" else pending,
         )
 
 
@@ -163,7 +188,11 @@ class Place:
 async def place(client: httpx.AsyncClient, session: Any) -> Place:
     await client.post(f"/chatkit/threads/{session.id}/messages", json={"text": "Hello"})
     turn = await lanes.call(ChatTurn.objects.get)
-    return Place(session.id, turn.id, turn.answer_message_id)
+
+    def files() -> list[Any]:
+        return [factories.AttachmentFactory(owner=session.owner, data=data).id for data in DATA]
+
+    return Place(session.id, turn.id, turn.answer_message_id, await lanes.call(files))
 
 
 def case_of(route: tuple[str, str]) -> Case:
@@ -181,14 +210,15 @@ async def send(
 ) -> httpx.Response:
     if "content" in request:
         request = {"headers": {"Content-Type": "application/json"}} | request
-    return await client.request(route[0], place.url(route[1]), **request)
+    return await client.request(route[0], place.url(route[1], route[0]), **request)
 
 
 async def snapshot() -> list[Any]:
     def rows() -> list[Any]:
         tables = [model.objects.order_by("pk") for model in (ChatSession, ChatTurn, ChatMessage)]
         tokens = AccessToken.objects.order_by("pk").values("id", "user_id", "revoked_at")
-        return [list(table.values()) for table in tables] + [list(tokens)]
+        files = Attachment.objects.order_by("pk").values()
+        return [list(table.values()) for table in tables] + [list(tokens), list(files)]
 
     return await lanes.call(rows)
 
@@ -215,7 +245,8 @@ async def test_it_answers_as_it_is_described(route, client, place, user):
     if schema is None:
         kinds = list(described.get("content", {}))
         kind = response.headers.get("Content-Type", "").partition(";")[0]
-        assert kinds == ([kind] if response.content else [])
+        assert len(kinds) == bool(response.content)
+        assert all(fnmatch(kind, described) for described in kinds)
     else:
         assert set(schema["required"]) <= set(response.json()) <= set(schema["properties"])
 
@@ -273,6 +304,7 @@ async def test_a_stranger_gets_nothing_of_anothers(route, strangers_client, plac
     assert str(place.thread_id) not in told
     assert str(place.turn_id) not in told
     assert str(place.message_id) not in told
+    assert not any(str(file_id) in told for file_id in place.file_ids)
     assert user.email not in told
 
 
@@ -327,7 +359,7 @@ async def test_what_is_invalid_is_422_and_does_nothing(route, client, place):
 @each_route
 async def test_a_body_beyond_the_limit_is_413(route, client, place):
     before = await snapshot()
-    with override_settings(CHAT_MAX_BODY_BYTES=1_024):
+    with override_settings(CHAT_MAX_BODY_BYTES=1_024, CHAT_ATTACHMENT_MAX_BYTES=1_024):
         response = await send(client, route, place, {"content": b" " * 1_025})
     assert (response.status_code, response.json()["error"]["code"]) == (413, "too_large")
     assert await snapshot() == before

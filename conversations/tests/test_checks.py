@@ -165,6 +165,41 @@ def test_w003_traces_hold_what_people_said(tracing, complaints):
         assert ids(checks.check_tracing(None)) == ["conversations.W003"] * complaints
 
 
+def kept_in(folder: Any) -> Any:
+    storage = settings.STORAGES["attachments"]
+    options = storage["OPTIONS"] | {"location": str(folder)}
+    return settings.STORAGES | {"attachments": storage | {"OPTIONS": options}}
+
+
+def test_w010_a_site_that_keeps_no_files():
+    others = {name: it for name, it in settings.STORAGES.items() if name != "attachments"}
+    with override_settings(STORAGES=others):
+        assert ids(checks.check_attachments(None)) == ["conversations.W010"]
+
+
+@pytest.mark.parametrize("name", ["MEDIA_ROOT", "STATIC_ROOT"])
+def test_e005_files_that_anybody_may_get(name, tmp_path):
+    for folder, complaints in ((tmp_path, 1), (tmp_path / "files", 1), (tmp_path.parent, 0)):
+        with override_settings(STORAGES=kept_in(folder), **{name: str(tmp_path)}):
+            os.chmod(folder, 0o700) if folder.exists() else None
+            assert ids(checks.check_attachments(None)) == ["conversations.E005"] * complaints
+
+
+def test_w011_files_that_others_can_read(tmp_path):
+    with override_settings(STORAGES=kept_in(tmp_path)):
+        os.chmod(tmp_path, 0o711)
+        (warning,) = checks.check_attachments(None)
+        assert (warning.id, warning.hint) == ("conversations.W011", f"chmod 700 {tmp_path}")
+        os.chmod(tmp_path, 0o700)
+        assert checks.check_attachments(None) == []
+
+
+def test_a_storage_elsewhere_has_no_folder_to_look_at():
+    memory = {"BACKEND": "django.core.files.storage.InMemoryStorage"}
+    with override_settings(STORAGES=settings.STORAGES | {"attachments": memory}):
+        assert checks.check_attachments(None) == []
+
+
 @pytest.mark.skipif("connection.vendor == 'sqlite'", reason="what another engine is spared")
 def test_another_engine_hears_nothing_of_sqlite():
     assert checks.check_sqlite_library(None) == []

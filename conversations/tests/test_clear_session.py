@@ -6,10 +6,12 @@ import json
 from typing import Any
 
 import pytest
+from django.core.files.storage import storages
 
 from conversations import processes
-from conversations.models import ChatMessage, ChatSession
+from conversations.models import Attachment, ChatMessage, ChatSession
 from conversations.store import clearing
+from conversations.tests import factories
 from conversations.tests.commands import Terminal, call, run
 from conversations.tests.other_process import run_command
 from conversations.tests.sweeps_helpers import (
@@ -53,6 +55,16 @@ def test_the_sdks_id_names_it_too_and_no_other_is_touched(spoken, stranger):
 def test_json_is_exactly_one_object(spoken):
     found = json.loads(clear(spoken, "--json"))
     assert found == {"session_id": str(spoken.id), "cleared": 3, "dry_run": False}
+
+
+def test_files_go_with_what_was_said_but_not_in_a_dry_run(spoken):
+    file = factories.AttachmentFactory(owner=spoken.owner, session=spoken, message_id=spoken.id)
+    clear(spoken, "--dry-run")
+    assert storages["attachments"].exists(file.storage_name)
+    assert Attachment.objects.get().status == "ready"
+    clear(spoken)
+    assert not storages["attachments"].exists(file.storage_name)
+    assert not Attachment.objects.exists()
 
 
 def test_a_dry_run_says_the_same_asks_nothing_and_changes_nothing(spoken):

@@ -70,6 +70,7 @@ def test_a_new_schedule_runs_by_the_table(foreign):
     assert (found.schedule_type, found.minutes, found.repeats) == (Schedule.MINUTES, 1, -1)
     assert found.next_run == NOON
     assert (row("forget_events").minutes, row("prune_sessions").minutes) == (5, 15)
+    assert row("sweep_orphans").minutes == 60
     assert rows()[: len(foreign)] == foreign
 
 

@@ -12,8 +12,9 @@ from django.db import connection
 from conversations import lanes
 from conversations.events import Usage
 from conversations.items import Memory, row_from_item
-from conversations.models import ChatMessage
+from conversations.models import Attachment, ChatMessage
 from conversations.store import log, recall
+from conversations.tests import factories
 from conversations.tests.test_history import answered, by_program, call, output, reasoning, said
 
 pytestmark = pytest.mark.django_db(transaction=True)
@@ -82,6 +83,17 @@ def test_a_limit_and_a_pop_set_aside_what_holds_no_item():
     pop = partial(recall.pop, agent_session_id=NAME, now=NOW)
     assert lanes.perform(pop) == said("two")
     assert aside() == {3: "unreadable", 4: "unreadable"}
+
+
+def test_with_an_item_that_is_popped_go_its_files():
+    add(said("one"), said("two"))
+    one, two = ChatMessage.objects.order_by("position")
+    send = partial(factories.AttachmentFactory, owner=None, session=one.session)
+    send(message_id=one.id)
+    send(message_id=two.id)
+    lanes.perform(partial(recall.pop, agent_session_id=NAME, now=NOW))
+    left = Attachment.objects.filter(status="ready").values_list("message_id", flat=True)
+    assert list(left) == [one.id]
 
 
 @on_sqlite

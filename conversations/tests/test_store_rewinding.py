@@ -24,7 +24,7 @@ from conversations.errors import (
     TurnNotFound,
 )
 from conversations.ids import new_id
-from conversations.models import ChatMessage, ChatSession, ChatTurn, RecordedEvents
+from conversations.models import Attachment, ChatMessage, ChatSession, ChatTurn, RecordedEvents
 from conversations.store import log as store_log
 from conversations.store import recall, rewinding, stops, tickets
 from conversations.store.leases import Holder
@@ -351,6 +351,21 @@ async def test_the_same_words_keep_their_id_and_other_words_get_their_own(talked
     assert [text for _, text in await shown(talked)] == ["one", "I remember: one", "two!"]
     assert [item["role"] for item in again.started.window.items] == ["user", "assistant"]
     await counters_are_right(talked)
+
+
+@pytest.mark.parametrize(("text", "stays"), [("two", True), ("two!", False)])
+async def test_files_go_with_their_messages_unless_the_same_is_said_again(talked, text, stays):
+    first, second, third = await rows(talked)
+
+    def send(turn: Any) -> Any:
+        common = {"owner": talked.owner, "session": talked, "message_id": turn.user_message_id}
+        return factories.AttachmentFactory(**common).id
+
+    files = [await lanes.call(send, turn) for turn in (first, second, third)]
+    await submit(talked, text, rewinds_to=second.id)
+    left = Attachment.objects.filter(status="ready").values_list("id", flat=True)
+    assert await lanes.call(set, left) == set(files[: 1 + stays])
+    assert await lanes.call(Attachment.objects.filter(status="removed").count) == 2 - stays
 
 
 async def test_it_starts_at_once_however_many_waited(session, line):

@@ -9,14 +9,16 @@ from functools import partial
 from typing import Any
 
 import pytest
+from django.core.files.storage import storages
 from django.db import connection
 from django.utils import timezone
 
 from conversations import processes, sweeps
 from conversations.errors import StoreBusy, StoreDamaged, StoreError, StoreReadOnly
-from conversations.models import ChatMessage, ChatSession, ChatTurn, RecordedEvents
+from conversations.models import Attachment, ChatMessage, ChatSession, ChatTurn, RecordedEvents
 from conversations.store import pruning, tickets
 from conversations.sweeps import PrunedSessions
+from conversations.tests import factories
 from conversations.tests.other_process import SITE, start_python
 from conversations.tests.sweeps_helpers import (
     add_as_another_program,
@@ -398,3 +400,25 @@ def test_others_may_write_between_two_transactions_of_a_sweep(user, gone, monkey
     sweeps.recover_turns(now=timezone.now())
     assert len(rests) == 3
     assert len(set(rests)) > 1
+
+
+# --- Files --------------------------------------------------------------------------------
+
+
+def test_files_nobody_will_miss_are_erased(session, stranger):
+    now, storage = timezone.now(), storages["attachments"]
+    old, file = now - sweeps.UNUSED_KEPT - timedelta(seconds=1), factories.AttachmentFactory
+    sent = file(owner=session.owner, session=session, message_id=session.id, created_at=old)
+    kept = [sent, file(owner=session.owner), file(owner=session.owner, data=None)]
+    gone = [
+        file(owner=session.owner, created_at=old),
+        file(owner=stranger),
+        file(owner=session.owner, status="removed"),
+    ]
+    file(owner=session.owner, created_at=old, data=None)
+    stranger.delete()
+    assert sweeps.sweep_orphans(now=now) == 3
+    assert set(Attachment.objects.values_list("id", flat=True)) == {row.id for row in kept}
+    assert not any(storage.exists(row.storage_name) for row in gone)
+    assert storage.exists(sent.storage_name)
+    assert sweeps.sweep_orphans(now=now) == 0

@@ -15,6 +15,7 @@ from django.utils import timezone
 from conversations import schedules, sweeps, tasks
 from conversations.models import ChatTurn
 from conversations.store import records
+from conversations.tests import factories
 from conversations.tests.other_process import run_python
 from conversations.tests.sweeps_helpers import (
     answer,
@@ -65,6 +66,8 @@ def test_a_task_does_what_its_sweep_does_as_of_now(user, gone, settings):
     assert recorded() == set()
     remember(long, 5)
     assert [tasks.prune_sessions(), tasks.prune_sessions()] == [2, 0]
+    factories.AttachmentFactory(owner=user, created_at=timezone.now() - sweeps.UNUSED_KEPT)
+    assert [tasks.sweep_orphans(), tasks.sweep_orphans()] == [1, 0]
 
 
 def stored_by_the_queue(task: Any) -> str:

@@ -7,11 +7,12 @@ from typing import Any
 from uuid import UUID, uuid4
 
 import pytest
+from django.core.files.storage import storages
 
 from conversations import lanes, threads, turns
 from conversations.errors import ThreadHeld, ThreadNotFound
-from conversations.models import ChatMessage, ChatSession, ChatTurn
-from conversations.tests import scripted
+from conversations.models import Attachment, ChatMessage, ChatSession, ChatTurn
+from conversations.tests import factories, scripted
 from conversations.tests.scripted import Say
 
 
@@ -89,6 +90,22 @@ async def test_deleting_leaves_nothing(session):
     assert await counts() == (0, 0, 0)
     with pytest.raises(ThreadNotFound):
         await threads.delete_thread(session_id=session.id, owner_id=session.owner_id)
+
+
+@pytest.mark.parametrize("door", [threads.clear_thread, threads.delete_thread])
+async def test_the_files_that_came_with_it_go_too_bytes_and_all(door, session):
+    def send(at: Any) -> Any:
+        common = {"owner": session.owner, "session": at, "message_id": uuid4()}
+        return factories.AttachmentFactory(**common)
+
+    gone = await lanes.call(send, session)
+    elsewhere = await lanes.call(lambda: factories.ChatSessionFactory(owner=session.owner))
+    kept = await lanes.call(send, elsewhere)
+    await door(session_id=session.id, owner_id=session.owner_id)
+    assert await lanes.call(list, Attachment.objects.all()) == [kept]
+    storage = storages["attachments"]
+    assert not storage.exists(gone.storage_name)
+    assert storage.exists(kept.storage_name)
 
 
 @pytest.mark.parametrize("door", [threads.clear_thread, threads.delete_thread])
