@@ -12,6 +12,8 @@ from __future__ import annotations
 from typing import TYPE_CHECKING, Any
 from uuid import UUID
 
+from conversations.attachments import erase_soon
+
 if TYPE_CHECKING:
     from collections.abc import Sequence
 
@@ -84,13 +86,15 @@ async def retry(
     """
     from conversations.turns.desk import desk  # noqa: PLC0415
 
-    return await desk().retry(
+    turn = await desk().retry(
         session_id=session_id,
         owner_id=owner_id,
         turn_id=turn_id,
         text=text,
         idempotency_key=idempotency_key,
     )
+    await erase_soon()
+    return turn
 
 
 async def pick_up(
