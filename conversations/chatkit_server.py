@@ -39,6 +39,7 @@ from pydantic import BaseModel
 
 from conversations import chatkit_turns, feedback
 from conversations.assistant import get_chatkit_server
+from conversations.chatkit_converter import ConversationConverter
 from conversations.chatkit_store import ChatKitContext, ConversationStore, UnknownThread
 from conversations.conf import get_conf
 from conversations.errors import Invalid, NotConfigured, ThreadNotFound
@@ -58,7 +59,7 @@ class ConversationServer(ChatKitServer[ChatKitContext]):
     are there to be overridden."""
 
     store: ConversationStore
-    converter = ThreadItemConverter()
+    converter: ThreadItemConverter = ConversationConverter()
     """How what a person sent beside text becomes the model's input; projects may have their own."""
 
     def __init__(

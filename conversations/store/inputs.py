@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass, field
+from datetime import datetime
 from typing import Any
 from uuid import UUID
 
@@ -11,6 +12,7 @@ from conversations.errors import Invalid, ThreadNotFound
 from conversations.ids import new_id, parse_uuid
 from conversations.items import Row, decode_item, encode_item
 from conversations.lanes import Database, from_uuid
+from conversations.store.attachments import attach
 from conversations.store.damage import text_of
 from conversations.store.log import MESSAGE
 
@@ -104,11 +106,34 @@ def unseen_rows(given: TurnInput | None) -> list[Row]:
     ]
 
 
-def settle(db: Database, *, session_key: Any, settlement: Settlement) -> None:
-    """Store what a person answered, under the session's row lock.
+def take_beside(
+    db: Database,
+    *,
+    session_id: UUID,
+    owner_id: Any,
+    given: TurnInput | None,
+    settlement: Settlement | None,
+    now: datetime,
+) -> None:
+    """Store what comes with a message, under the session's row lock: files, and an answer.
 
-    Raises ThreadNotFound where there is no such item, Invalid where it does not wait for an answer.
+    Raises AttachmentNotFound; ThreadNotFound where there is no such item to answer; Invalid where
+    it does not wait for an answer, or a file cannot be sent.
     """
+    if settlement is not None:
+        _settle(db, from_uuid(session_id, is_sqlite=db.is_sqlite), settlement)
+    if given is not None and given.attachment_ids:
+        attach(
+            db,
+            session_id=session_id,
+            message_id=given.message_id,
+            owner_id=owner_id,
+            ids=given.attachment_ids,
+            now=now,
+        )
+
+
+def _settle(db: Database, session_key: Any, settlement: Settlement) -> None:
     key = from_uuid(settlement.item_id, is_sqlite=db.is_sqlite)
     row = db.one(
         f"SELECT thread_item FROM {MESSAGE} WHERE id = %s AND session_id = %s", (key, session_key)

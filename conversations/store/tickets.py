@@ -17,7 +17,13 @@ from conversations.errors import LeaseLost, QueueFull, ThreadClosed, ThreadNotFo
 from conversations.items import Memory, Row
 from conversations.lanes import Database, from_moment, from_uuid, to_moment, to_uuid
 from conversations.store.closing import LockedSession, interrupt, lock_session
-from conversations.store.inputs import Settlement, TurnInput, decode_input, row_of, settle
+from conversations.store.inputs import (
+    Settlement,
+    TurnInput,
+    decode_input,
+    row_of,
+    take_beside,
+)
 from conversations.store.leases import LIVE, Held, Holder
 from conversations.store.log import SESSION, TURN, Lease, insert_rows
 from conversations.store.recall import load_window
@@ -92,7 +98,7 @@ def submit(
     where it says the same, people know it by the same id. With a `settlement`, what a person
     answered is stored with the ticket. Raises ThreadNotFound for a session that is missing or
     another's, ThreadClosed, QueueFull, IdempotencyConflict; with `rewinds_to` also TurnNotFound and
-    ThreadHeld, with a `settlement` Invalid.
+    ThreadHeld, with a `settlement` Invalid, with files Invalid and AttachmentNotFound.
     """
     session = lock_session(db, session_id=session_id, owner_id=owner_id)
     if session is None:
@@ -108,8 +114,14 @@ def submit(
     if session.status != "active" and not is_answered:
         raise ThreadClosed
     user_row = row_of(text, given)
-    if settlement is not None:
-        settle(db, session_key=session.id, settlement=settlement)
+    take_beside(
+        db,
+        session_id=session_id,
+        owner_id=owner_id,
+        given=given,
+        settlement=settlement,
+        now=now,
+    )
     if rewinds_to is not None:
         rewound = rewind(
             db,

@@ -16,7 +16,7 @@ FLOORS: dict[int, str] = {
     9: "chatkit_server",  # the official protocol: who answers, how, and on which store
     8: "chatkit_turns",  # its requests that are turns
     7: "chatkit_events",  # a turn in its words
-    6: "chatkit_store",
+    6: "chatkit_store chatkit_converter",
     5: "threads demo supervisor checks admin tasks schedules",
     4: "turns sweeps feedback retention erasure search usage",  # what happens to it
     # the agent, its memory, its items, files, and who may come in
@@ -30,9 +30,9 @@ FLOORS: dict[int, str] = {
 ROOMS: dict[str, str] = {
     "ninja": "api",
     "agents": "assistant items agents_session turns chatkit_server chatkit_turns",
-    "openai": "assistant items agents_session turns chatkit_server chatkit_turns",
-    "chatkit": "thread_items assistant turns chatkit_events chatkit_store chatkit_server"
-    " chatkit_turns api.chatkit",
+    "openai": "assistant items agents_session turns chatkit_server chatkit_turns chatkit_converter",
+    "chatkit": "thread_items assistant turns chatkit_converter chatkit_events chatkit_store"
+    " chatkit_server chatkit_turns api.chatkit",
     "django_q": "schedules tasks admin",
     "uvicorn": "web",
     "sqlite3": "sqlite",

@@ -10,8 +10,12 @@ from collections.abc import Iterable, Mapping, Sequence
 from typing import Any, Final
 from uuid import UUID
 
-from conversations.attachments import ModelFile, is_image, read_for_model
+from agents.run_config import CallModelData, ModelInputData
+
+from conversations.assistant import TurnContext
+from conversations.attachments import ModelFile, read_for_model
 from conversations.ids import parse_uuid
+from conversations.media import INLINE_TYPES
 from conversations.store.attachments import AttachmentRow
 
 _SCHEME: Final = "attachment:"
@@ -27,7 +31,24 @@ def content_of(text: str, attachments: Sequence[AttachmentRow]) -> str | list[di
     if not attachments:
         return text
     words = [{"type": "input_text", "text": text}] if text else []
-    return [*words, *map(_part, attachments)]
+    return [*words, *(part_of(file.id, file.name, file.mime_type) for file in attachments)]
+
+
+def part_of(attachment_id: UUID, name: str, mime_type: str) -> dict[str, Any]:
+    """The part of a message that refers to a file."""
+    reference = f"{_SCHEME}{attachment_id}"
+    if mime_type in INLINE_TYPES:
+        return {"type": "input_image", "image_url": reference, "detail": "auto"}
+    return {"type": "input_file", "file_data": reference, "filename": name}
+
+
+async def with_files(data: CallModelData[TurnContext]) -> ModelInputData:
+    """The SDK's `call_model_input_filter`: what the model is given of one call, with its files."""
+    told, turn = data.model_data, data.context
+    if turn is None:
+        return told
+    items = await expand(told.input, owner_id=turn.user_id, session_id=turn.session_id)
+    return ModelInputData(input=items, instructions=told.instructions)
 
 
 async def expand(items: Sequence[Any], *, owner_id: Any, session_id: UUID) -> list[Any]:
@@ -42,13 +63,6 @@ async def expand(items: Sequence[Any], *, owner_id: Any, session_id: UUID) -> li
         return list(items)
     files = await read_for_model(owner_id=owner_id, session_id=session_id, ids=ids)
     return [_expanded(item, files) for item in items]
-
-
-def _part(attachment: AttachmentRow) -> dict[str, Any]:
-    reference = f"{_SCHEME}{attachment.id}"
-    if is_image(attachment):
-        return {"type": "input_image", "image_url": reference, "detail": "auto"}
-    return {"type": "input_file", "file_data": reference, "filename": attachment.name}
 
 
 def _newest_first(items: Sequence[Any]) -> list[UUID]:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import logging
+from dataclasses import replace
 from typing import TYPE_CHECKING, Any, Final, cast
 
 from agents import RunContextWrapper, Runner
@@ -21,6 +22,7 @@ from conversations.items import Row
 from conversations.store import log
 from conversations.store.closing import CUT_SHORT, STOPPED, Cut, cut_answer
 from conversations.store.finishing import Result
+from conversations.turns.attachments import with_files
 from conversations.turns.hooks import TurnHooks
 from conversations.turns.live import LiveTurn
 from conversations.turns.session import TurnSession
@@ -68,7 +70,7 @@ class AgentRun:
             context=TurnContext(
                 turn.owner_id, turn.session_id, turn.id, pruned_count, showing.context
             ),
-            run_config=run_config(),
+            run_config=replace(run_config(), call_model_input_filter=with_files),
             hooks=TurnHooks(turn, showing),
         )
         try:
