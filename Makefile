@@ -48,6 +48,7 @@ types: dev ## mypy, strict
 bench: dev ## the benchmarks (minutes)
 	$(PY) -m benchmarks.session_ops
 	$(PY) -m benchmarks.turn_overhead
+	$(PY) -m benchmarks.chatkit_door
 	$(PY) -m benchmarks.pruning
 	$(PY) -m benchmarks.recording
 	$(PY) -m benchmarks.handover

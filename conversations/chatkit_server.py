@@ -11,6 +11,7 @@ from __future__ import annotations
 import json
 import logging
 from collections.abc import AsyncGenerator, AsyncIterator
+from functools import cache
 from typing import Any, Final
 
 from chatkit.actions import Action
@@ -19,6 +20,7 @@ from chatkit.server import ChatKitServer, NonStreamingResult, StreamingResult
 from chatkit.store import AttachmentStore
 from chatkit.types import (
     AudioInput,
+    ChatKitReq,
     FeedbackKind,
     StructuredInputItem,
     StructuredInputSubmission,
@@ -33,9 +35,10 @@ from chatkit.types import (
     UserMessageInput,
     UserMessageItem,
     WidgetItem,
+    is_streaming_req,
 )
 from django.core.exceptions import ImproperlyConfigured
-from pydantic import BaseModel
+from pydantic import BaseModel, TypeAdapter
 
 from conversations import chatkit_turns, feedback
 from conversations.assistant import get_chatkit_server
@@ -72,11 +75,21 @@ class ConversationServer(ChatKitServer[ChatKitContext]):
     async def process(
         self, request: str | bytes | bytearray, context: ChatKitContext
     ) -> StreamingResult | NonStreamingResult:
-        """Answer a request. What is hidden never leaves, whichever way it came into an answer."""
-        result = await super().process(request, context)
-        if isinstance(result, StreamingResult):
-            return StreamingResult(_seen(result.json_events))
-        return NonStreamingResult(_without_hidden(result.json))
+        """Answer a request. Raises pydantic's ValidationError for what is none."""
+        return await self.answer(parse_request(request), context)
+
+    async def answer(
+        self, request: ChatKitReq, context: ChatKitContext
+    ) -> StreamingResult | NonStreamingResult:
+        """The same for a request that was read already.
+
+        What is hidden never leaves, whichever way it came into an answer.
+        """
+        if is_streaming_req(request):
+            return StreamingResult(_seen(self._process_streaming(request, context)))
+        return NonStreamingResult(
+            _without_hidden(await self._process_non_streaming(request, context))
+        )
 
     async def check_action(
         self,
@@ -209,6 +222,18 @@ async def _give_feedback(
         )
     except ThreadNotFound:
         raise UnknownThread from None
+
+
+def parse_request(body: str | bytes | bytearray) -> ChatKitReq:
+    """Raises pydantic's ValidationError."""
+    request: ChatKitReq = _requests().validate_json(body)
+    return request
+
+
+@cache
+def _requests() -> TypeAdapter[Any]:
+    """Built once: it takes as long as a whole answer otherwise."""
+    return TypeAdapter(ChatKitReq)
 
 
 def get_server() -> ConversationServer:

@@ -168,20 +168,32 @@ async def _add_message(
     attachments = await _load_attachments(server, said, context)
     item = _user_item(said, attachments, session_id)
     given = await _given(server, item)
-    thread = ThreadMetadata(id=str(session_id), created_at=datetime.now(UTC))
-    if verify is None:
-        try:
-            thread = await server.store.load_thread(thread.id, context)
-        except StoreError as error:  # the turn answers without it
-            logger.warning("the store shows no thread: %s", type(error).__name__)
-    turn = await turns.send(
+    sending = turns.send(
         session_id=session_id,
         owner_id=context.owner_id,
         text=storable(item_text(item)),
         verify=verify,
         given=given,
     )
+    # Side by side: the thread is needed with the first event only.
+    turn, thread = await asyncio.gather(
+        sending, _look_at_thread(server, session_id, context, is_away=verify is not None)
+    )
     context.prepared = Prepared(thread, turn, item)
+
+
+async def _look_at_thread(
+    server: Server, session_id: UUID, context: ChatKitContext, *, is_away: bool
+) -> ThreadMetadata:
+    """The thread; only its id where the store shows nothing: the turn answers all the same."""
+    thread = ThreadMetadata(id=str(session_id), created_at=datetime.now(UTC))
+    if is_away:
+        return thread
+    try:
+        return await server.store.load_thread(thread.id, context)
+    except StoreError as error:
+        logger.warning("the store shows no thread: %s", type(error).__name__)
+        return thread
 
 
 async def _add_tool_output(

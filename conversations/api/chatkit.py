@@ -119,8 +119,8 @@ async def post_chatkit(request: HttpRequest) -> HttpResponseBase:
         await server.check_action(parsed, context)
     if is_streaming_req(parsed):
         verify = None if who.is_verified else verifier(request)
-        return await _stream(server, parsed, request.body, context, verify)
-    answer = await _answer(server, request.body, context)
+        return await _stream(server, parsed, context, verify)
+    answer = await _answer(server, parsed, context)
     return HttpResponse(answer, content_type="application/json")
 
 
@@ -143,12 +143,12 @@ def address_of(request: HttpRequest) -> str:
 
 
 def _parse(request: HttpRequest) -> Any:
-    from chatkit.types import ChatKitReq  # noqa: PLC0415
+    from conversations.chatkit_server import parse_request  # noqa: PLC0415
 
     if request.content_type not in ("", "application/json"):
         raise Invalid("Send JSON with Content-Type: application/json.")
     try:
-        return TypeAdapter(ChatKitReq).validate_json(request.body)
+        return parse_request(request.body)
     except ValidationError as error:
         raise _invalid(error) from None
     except RecursionError:
@@ -170,27 +170,25 @@ def _check(request: Any) -> None:
             raise Invalid(fields=[field]) from None
 
 
-async def _answer(server: Any, body: bytes, context: Any) -> bytes:
+async def _answer(server: Any, parsed: Any, context: Any) -> bytes:
     from conversations.turns.hooks import OwnThreads  # noqa: PLC0415
 
     try:
         async with OwnThreads():
-            result = await server.process(body, context)
+            result = await server.answer(parsed, context)
     except Exception as error:
         raise _refusal(error) from error
     answer: bytes = result.json
     return answer
 
 
-async def _stream(
-    server: Any, parsed: Any, body: bytes, context: Any, verify: Any
-) -> StreamingHttpResponse:
+async def _stream(server: Any, parsed: Any, context: Any, verify: Any) -> StreamingHttpResponse:
     """The events of a request, once the first of them is there: until then it may be refused."""
     from conversations import chatkit_turns  # noqa: PLC0415
 
     try:
         await chatkit_turns.prepare(server, parsed, context, verify=verify)
-        feed = Feed(_events(server, body, context), failed=_error_event)
+        feed = Feed(_events(server, parsed, context), failed=_error_event)
         if not await feed.begin():
             raise ItemNotFound
     except Exception as error:
@@ -202,11 +200,11 @@ async def _stream(
     return response
 
 
-async def _events(server: Any, body: bytes, context: Any) -> AsyncGenerator[bytes, None]:
+async def _events(server: Any, parsed: Any, context: Any) -> AsyncGenerator[bytes, None]:
     from conversations.turns.hooks import OwnThreads  # noqa: PLC0415
 
     async with OwnThreads():
-        result = await server.process(body, context)
+        result = await server.answer(parsed, context)
         async for event in result.json_events:
             yield event
 
