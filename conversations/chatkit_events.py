@@ -34,7 +34,7 @@ from conversations.events import (
 from conversations.ids import new_id
 
 if TYPE_CHECKING:
-    from conversations.chatkit_store import ChatKitContext
+    from conversations.chatkit_context import ChatKitContext
     from conversations.turns.follow import FollowedTurn
     from conversations.turns.live import LiveTurn
 

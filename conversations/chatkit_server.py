@@ -42,8 +42,10 @@ from pydantic import BaseModel, TypeAdapter
 
 from conversations import chatkit_turns, feedback
 from conversations.assistant import get_chatkit_server
+from conversations.chatkit_attachments import ConversationAttachmentStore
+from conversations.chatkit_context import ChatKitContext, UnknownThread
 from conversations.chatkit_converter import ConversationConverter
-from conversations.chatkit_store import ChatKitContext, ConversationStore, UnknownThread
+from conversations.chatkit_store import ConversationStore
 from conversations.conf import get_conf
 from conversations.errors import Invalid, NotConfigured, ThreadNotFound
 from conversations.ids import parse_uuid
@@ -70,7 +72,9 @@ class ConversationServer(ChatKitServer[ChatKitContext]):
         store: ConversationStore | None = None,
         attachment_store: AttachmentStore[ChatKitContext] | None = None,
     ) -> None:
-        super().__init__(store or ConversationStore(), attachment_store)
+        super().__init__(
+            store or ConversationStore(), attachment_store or ConversationAttachmentStore()
+        )
 
     async def process(
         self, request: str | bytes | bytearray, context: ChatKitContext

@@ -7,81 +7,47 @@ context, and never written again.
 from __future__ import annotations
 
 from collections.abc import Callable
-from dataclasses import dataclass, field
-from typing import TYPE_CHECKING, Any, Final, Literal
+from typing import Any, Final, Literal
 from uuid import UUID
 
-from chatkit.store import NotFoundError, Store, StoreItemType
-from chatkit.types import (
-    ActiveStatus,
-    Attachment,
-    ClosedStatus,
-    LockedStatus,
-    Page,
-    ThreadItem,
-    ThreadMetadata,
-    UserMessageItem,
-)
+from chatkit.store import Store, StoreItemType
+from chatkit.types import Attachment, Page, ThreadItem, ThreadMetadata, UserMessageItem
 from django.utils import timezone
 
-from conversations import lanes, threads
-from conversations.errors import Invalid, ItemNotFound, NotFound, ThreadNotFound
-from conversations.ids import new_id, parse_uuid, storable
+from conversations import attachments, lanes, threads
+from conversations.chatkit_attachments import attachment_of, with_addresses
+from conversations.chatkit_context import (
+    ChatKitContext,
+    Prepared,
+    UnknownAttachment,
+    UnknownItem,
+    UnknownThread,
+)
+from conversations.errors import (
+    AttachmentNotFound,
+    Invalid,
+    ItemNotFound,
+    NotFound,
+    ThreadNotFound,
+)
+from conversations.ids import new_id, parse_uuid
 from conversations.store import thread_details, thread_items
 from conversations.store.places import read_place, write_place
-from conversations.store.thread_details import Changes, Details
+from conversations.store.thread_details import Details
 from conversations.store.threads import Place, find_thread
 from conversations.thread_items import aware, item_from_row, memory_of, row_from_item
+from conversations.thread_metadata import changes_between, thread_of
 
-if TYPE_CHECKING:
-    from conversations.turns.follow import FollowedTurn
-    from conversations.turns.live import LiveTurn
+__all__ = [
+    "ChatKitContext",
+    "ConversationStore",
+    "Prepared",
+    "UnknownAttachment",
+    "UnknownItem",
+    "UnknownThread",
+]
 
 MAX_PAGE: Final = 100
-MAX_TITLE_CHARS: Final = 200
-_STATUSES: Final = {"active": ActiveStatus, "locked": LockedStatus, "closed": ClosedStatus}
-
-
-class UnknownThread(ThreadNotFound, NotFoundError):
-    """There is no such conversation."""
-
-
-class UnknownItem(ItemNotFound, NotFoundError):
-    """There is no such entry in this conversation."""
-
-
-class UnknownAttachment(NotFound, NotFoundError):
-    """There is no such attachment."""
-
-
-@dataclass(slots=True)
-class Prepared:
-    """What was settled before the library takes over."""
-
-    thread: ThreadMetadata
-    turn: LiveTurn | FollowedTurn
-    item: ThreadItem | None = None
-    """The user's message, or the pending item that was answered."""
-
-
-@dataclass(slots=True)
-class ChatKitContext:
-    """Whose request it is, and what is known of it: what ChatKit hands through to every method."""
-
-    owner_id: Any
-    prepared: Prepared | None = None
-    settled: set[str] = field(default_factory=set)
-    """Ids of items that a turn stores: they are never written again."""
-    address: str = ""
-    """What this site's own addresses begin with, for links that a client opens."""
-    known: dict[str, ThreadMetadata] = field(default_factory=dict)
-    """Threads as they were last read or written here: only what differs from that is written."""
-    begun: set[str] = field(default_factory=set)
-    """Ids of threads that were begun here: no other thread is made by saving it."""
-    has_named: bool = False
-    """Whether the id of the user's message was asked for."""
-    is_under_way: bool = False
-    """Whether the answer has begun: from then on all items are really read."""
 
 
 class ConversationStore(Store[ChatKitContext]):
@@ -208,7 +174,11 @@ class ConversationStore(Store[ChatKitContext]):
                 after=place,
             )
         )
-        items = [item for row in page.rows if (item := item_from_row(row)) is not None]
+        items = [
+            with_addresses(item, context)
+            for row in page.rows
+            if (item := item_from_row(row)) is not None
+        ]
         last = str(page.rows[-1].id) if page.rows else None
         return Page(data=items, has_more=page.has_more, after=last)
 
@@ -230,7 +200,7 @@ class ConversationStore(Store[ChatKitContext]):
         found = item_from_row(await _read(read))
         if found is None:
             raise UnknownItem
-        return found
+        return with_addresses(found, context)
 
     async def add_thread_item(
         self, thread_id: str, item: ThreadItem, context: ChatKitContext
@@ -263,17 +233,29 @@ class ConversationStore(Store[ChatKitContext]):
                 now=now,
             )
         )
+        await attachments.erase_soon()
 
     # Attachments
 
     async def save_attachment(self, attachment: Attachment, context: ChatKitContext) -> None:
-        raise NotImplementedError
+        """Nothing: announcing a file stores it, and the turn of its message attaches it."""
 
     async def load_attachment(self, attachment_id: str, context: ChatKitContext) -> Attachment:
-        raise NotImplementedError
+        item = context.prepared and context.prepared.item
+        if isinstance(item, UserMessageItem):
+            for attachment in item.attachments:
+                if attachment.id == attachment_id:
+                    return attachment.model_copy(deep=True)
+        try:
+            (row,) = await attachments.get_attachments(
+                owner_id=context.owner_id, ids=[_uuid(attachment_id, UnknownAttachment)]
+            )
+        except AttachmentNotFound:
+            raise UnknownAttachment from None
+        return attachment_of(row, context)
 
     async def delete_attachment(self, attachment_id: str, context: ChatKitContext) -> None:
-        raise NotImplementedError
+        """Nothing: the attachment store has removed all there is of it."""
 
     async def _read_details(self, thread_id: str, context: ChatKitContext) -> Details:
         session_id = _uuid(thread_id, UnknownThread)
@@ -306,69 +288,13 @@ class ConversationStore(Store[ChatKitContext]):
         return item_id in context.settled or bool(item and item.id == item_id)
 
 
-def thread_of(details: Details) -> ThreadMetadata:
-    """The thread that a conversation is to ChatKit."""
-    thread, extras = details.thread, details.extras
-    reason = extras.get("reason") if extras.get("reason_of") == thread.status else None
-    domains = extras.get("allowed_image_domains")
-    return ThreadMetadata(
-        id=str(thread.id),
-        title=thread.title or None,
-        created_at=thread.created_at,
-        status=_status(thread.status, reason if isinstance(reason, str) else None),
-        allowed_image_domains=domains if _is_texts(domains) else None,
-        metadata=details.metadata,
-    )
-
-
-def changes_between(known: ThreadMetadata, thread: ThreadMetadata) -> Changes:
-    """What is to be written so that `known` becomes `thread`."""
-    changed: dict[str, Any] = {}
-    if thread.title != known.title:
-        changed["title"] = storable(thread.title or "")[:MAX_TITLE_CHARS]
-    extras: dict[str, Any] = {}
-    if thread.status != known.status:
-        changed["status"] = thread.status.type
-        reason = getattr(thread.status, "reason", None)
-        extras |= {"reason_of": thread.status.type, "reason": reason}
-    if thread.allowed_image_domains != known.allowed_image_domains:
-        extras["allowed_image_domains"] = thread.allowed_image_domains
-    metadata = {
-        storable(key): _storable(value)
-        for key, value in thread.metadata.items()
-        if key not in known.metadata or known.metadata[key] != value
-    }
-    dropped = frozenset(known.metadata.keys() - thread.metadata.keys())
-    return Changes(**changed, metadata=metadata, dropped_metadata=dropped, extras=extras)
-
-
 def clamped(limit: int) -> int:
     """How many entries a page holds at most."""
     return max(1, min(limit, MAX_PAGE))
 
 
-def _status(status: str, reason: str | None) -> Any:
-    kind = _STATUSES.get(status, LockedStatus)
-    return ActiveStatus() if kind is ActiveStatus else kind(reason=reason)
-
-
 def _fields(thread: ThreadMetadata) -> dict[str, Any]:
     return {name: getattr(thread, name) for name in ThreadMetadata.model_fields}
-
-
-def _is_texts(value: Any) -> bool:
-    return isinstance(value, list) and all(isinstance(each, str) for each in value)
-
-
-def _storable(value: Any) -> Any:
-    """A value of which every engine can store each text."""
-    if isinstance(value, str):
-        return storable(value)
-    if isinstance(value, dict):
-        return {storable(str(key)): _storable(inner) for key, inner in value.items()}
-    if isinstance(value, list | tuple):
-        return [_storable(inner) for inner in value]
-    return value
 
 
 def _order(order: str) -> Literal["asc", "desc"]:

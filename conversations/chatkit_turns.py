@@ -36,8 +36,8 @@ from chatkit.types import (
 )
 
 from conversations import lanes, threads, turns
+from conversations.chatkit_context import ChatKitContext, Prepared
 from conversations.chatkit_events import tell
-from conversations.chatkit_store import ChatKitContext, Prepared
 from conversations.conf import get_conf
 from conversations.errors import (
     Invalid,

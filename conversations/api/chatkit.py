@@ -106,8 +106,8 @@ async def post_chatkit(request: HttpRequest) -> HttpResponseBase:
     """
     from chatkit.types import is_streaming_req  # noqa: PLC0415 - imports the SDK
 
+    from conversations.chatkit_context import ChatKitContext  # noqa: PLC0415
     from conversations.chatkit_server import get_server  # noqa: PLC0415
-    from conversations.chatkit_store import ChatKitContext  # noqa: PLC0415
 
     parsed = _parse(request)
     _check(parsed)

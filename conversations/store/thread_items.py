@@ -14,6 +14,7 @@ from conversations.errors import ItemNotFound, ThreadHeld, ThreadNotFound
 from conversations.history import misplaced
 from conversations.items import Row
 from conversations.lanes import Database, from_moment, from_uuid
+from conversations.store.attachments import take_of_messages
 from conversations.store.closing import append_rows
 from conversations.store.damage import (
     first_readable,
@@ -164,6 +165,8 @@ def delete_item(
     if stored is None:
         return
     kind, shown, remembered, quarantined, is_running = stored
+    files = f"SELECT id FROM {MESSAGE} WHERE id = %s"
+    take_of_messages(db, session_key=key, messages=files, params=(item_key,))
     if is_running or (remembered and kind != "message"):
         db.run(
             f"UPDATE {MESSAGE} SET text = '', shown = %s, thread_item = NULL WHERE id = %s",

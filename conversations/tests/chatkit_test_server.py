@@ -21,8 +21,8 @@ from chatkit.types import (
     WidgetItem,
 )
 
+from conversations.chatkit_context import ChatKitContext
 from conversations.chatkit_server import ConversationServer
-from conversations.chatkit_store import ChatKitContext
 from conversations.tests.chatkit_agent import PING, SYNC, build_card
 
 

@@ -8,8 +8,8 @@ from uuid import uuid4
 import pytest
 from chatkit.errors import CustomStreamError, StreamError
 
+from conversations.chatkit_context import ChatKitContext
 from conversations.chatkit_events import Answer, tell
-from conversations.chatkit_store import ChatKitContext
 from conversations.errors import GuardrailTripped
 from conversations.events import (
     NOT_SAVED,

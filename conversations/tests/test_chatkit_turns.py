@@ -15,8 +15,8 @@ from pydantic import TypeAdapter
 
 from conversations import chatkit_turns, lanes, turns
 from conversations.assistant import get_chatkit_server
+from conversations.chatkit_context import ChatKitContext, Prepared, UnknownItem
 from conversations.chatkit_server import ConversationServer
-from conversations.chatkit_store import ChatKitContext, Prepared, UnknownItem
 from conversations.errors import (
     Invalid,
     StoreError,

@@ -12,15 +12,16 @@ from conversations.tests.other_process import run_python
 
 # A module imports only from floors below its own, and from its own package.
 FLOORS: dict[int, str] = {
-    10: "api web apps management",  # the doors: HTTP, the web process, commands
-    9: "chatkit_server",  # the official protocol: who answers, how, and on which store
-    8: "chatkit_turns",  # its requests that are turns
-    7: "chatkit_events",  # a turn in its words
-    6: "chatkit_store chatkit_converter",
+    11: "api web apps management",  # the doors: HTTP, the web process, commands
+    10: "chatkit_server",  # the official protocol: who answers, and below it on what
+    9: "chatkit_turns",  # its requests that are turns
+    8: "chatkit_store chatkit_events",  # what is stored, and a turn in its words
+    7: "chatkit_attachments chatkit_converter",
+    6: "chatkit_context",
     5: "threads demo supervisor checks admin tasks schedules",
     4: "turns sweeps feedback retention erasure search usage",  # what happens to it
     # the agent, its memory, its items, files, and who may come in
-    3: "assistant agents_session thread_items attachments tokens throttle",
+    3: "assistant agents_session thread_items thread_metadata attachments tokens throttle",
     2: "store",  # the rows of one session, by hand-written SQL
     1: "models lanes items",  # tables, the way to them, an item as a row
     0: "errors events ids media conf sqlite processes history",  # words, pure rules
@@ -31,8 +32,8 @@ ROOMS: dict[str, str] = {
     "ninja": "api",
     "agents": "assistant items agents_session turns chatkit_server chatkit_turns",
     "openai": "assistant items agents_session turns chatkit_server chatkit_turns chatkit_converter",
-    "chatkit": "thread_items assistant turns chatkit_converter chatkit_events chatkit_store"
-    " chatkit_server chatkit_turns api.chatkit",
+    "chatkit": "thread_items thread_metadata assistant turns chatkit_context chatkit_attachments"
+    " chatkit_converter chatkit_events chatkit_store chatkit_turns chatkit_server api.chatkit",
     "django_q": "schedules tasks admin",
     "uvicorn": "web",
     "sqlite3": "sqlite",
