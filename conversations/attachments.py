@@ -12,7 +12,9 @@ import base64
 import logging
 import secrets
 import tempfile
-from collections.abc import AsyncIterator, Callable, Iterable, Sequence
+from collections import Counter
+from collections.abc import AsyncIterator, Callable, Iterable, Iterator, Sequence
+from contextlib import contextmanager
 from dataclasses import dataclass
 from functools import partial
 from typing import IO, Any, Final, Literal, ParamSpec, TypeVar
@@ -31,6 +33,7 @@ from conversations.errors import (
     ConversationsError,
     Invalid,
     StoreError,
+    Throttled,
     TooLarge,
 )
 from conversations.ids import is_storable, new_id
@@ -56,7 +59,11 @@ MEMORY_BYTES: Final = 262_144
 MODEL_BYTES: Final = 33_554_432
 """So much is given to the model at once: providers take about 50 MB, and base64 adds a third."""
 UPLOAD_SECONDS: Final = 600.0
+UPLOADS_AT_ONCE: Final = 20
+"""So many of one owner may be under way in a process: each fills a file of its own meanwhile."""
 ERASE_AT_ONCE: Final = 100
+
+_under_way: Counter[Any] = Counter()
 
 
 @dataclass(frozen=True, slots=True)
@@ -107,14 +114,17 @@ async def receive(
     """Store the bytes of a file that was announced; nothing is read of them before it is found.
 
     Once only: of several at once, one is stored. Raises AttachmentNotFound, AlreadyUploaded,
-    TooLarge, Invalid where they are not what was announced, StoreError.
+    Throttled, TooLarge, Invalid where they are not what was announced, StoreError.
     """
     (announced,) = await get_attachments(owner_id=owner_id, ids=[attachment_id])
     if announced.is_ready:
         raise AlreadyUploaded
-    with tempfile.SpooledTemporaryFile(
-        max_size=MEMORY_BYTES, dir=settings.FILE_UPLOAD_TEMP_DIR
-    ) as spool:
+    with (
+        _one_of_few(owner_id),
+        tempfile.SpooledTemporaryFile(
+            max_size=MEMORY_BYTES, dir=settings.FILE_UPLOAD_TEMP_DIR
+        ) as spool,
+    ):
         try:
             async with asyncio.timeout(UPLOAD_SECONDS):
                 size = await _spool(chunks, spool)
@@ -207,6 +217,20 @@ def erase_removed() -> int:
 def is_image(row: AttachmentRow) -> bool:
     """Whether it is an image that a browser may show."""
     return row.mime_type in INLINE_TYPES
+
+
+@contextmanager
+def _one_of_few(owner_id: Any) -> Iterator[None]:
+    """Raises Throttled where too many uploads of the owner are under way."""
+    if _under_way[owner_id] >= UPLOADS_AT_ONCE:
+        raise Throttled("Too many files arrive at once; wait for some of them.", retry_after=5)
+    _under_way[owner_id] += 1
+    try:
+        yield
+    finally:
+        _under_way[owner_id] -= 1
+        if not _under_way[owner_id]:
+            del _under_way[owner_id]
 
 
 async def _spool(chunks: AsyncIterator[bytes], spool: IO[bytes]) -> int:

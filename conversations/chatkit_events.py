@@ -2,10 +2,9 @@
 
 from __future__ import annotations
 
-from collections.abc import AsyncIterator, Iterable, Iterator
+from collections.abc import AsyncIterator, Iterator
 from datetime import UTC, datetime
-from itertools import groupby
-from typing import TYPE_CHECKING, Any, Final, cast
+from typing import TYPE_CHECKING, Any, Final
 
 from chatkit.errors import CustomStreamError, ErrorCode, StreamError
 from chatkit.types import (
@@ -52,26 +51,13 @@ async def tell(
     context.settled.add(answer_id)
     answer = Answer(answer_id, str(turn.session_id))
     async for batch in turn.listen():
-        for event in _joined(event for _, event in batch):
+        for _, event in batch:
             for told in answer.tell(event):
                 if (item := getattr(told, "item", None)) is not None:
                     context.settled.add(item.id)
                 elif isinstance(told, ThreadItemRemovedEvent):
                     context.settled.add(told.item_id)
                 yield told
-
-
-def _joined(events: Iterable[TurnEvent]) -> Iterator[TurnEvent]:
-    """Pieces of the answer that are there at once as one piece."""
-    for is_text, group in groupby(events, key=_is_plain_text):
-        if is_text:
-            yield ContentDelta("".join(cast("ContentDelta", event).text for event in group))
-        else:
-            yield from group
-
-
-def _is_plain_text(event: TurnEvent) -> bool:
-    return isinstance(event, ContentDelta) and not event.warning
 
 
 class Answer:

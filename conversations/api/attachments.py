@@ -48,7 +48,7 @@ DOWNLOAD: Final[dict[str, Any]] = {
         }
     }
 }
-Uploaded = {200: AttachmentOut, (401, 403, 404, 409, 413, 422, 503): ErrorOut}
+Uploaded = {200: AttachmentOut, (401, 403, 404, 409, 413, 422, 429, 503): ErrorOut}
 
 
 @router.put(
@@ -95,6 +95,8 @@ async def get_attachment(request: HttpRequest, attachment_id: str) -> StreamingH
     )
     response = StreamingHttpResponse(_chunks(file), content_type=served_type(row.mime_type))
     disposition = content_disposition_header(not attachments.is_image(row), row.name)
+    # Also where nobody waits for its bytes.
+    response._resource_closers.append(file.close)  # type: ignore[attr-defined]
     response["Content-Disposition"] = disposition or "attachment"
     response["Content-Length"] = str(row.size)
     response["Content-Security-Policy"] = "sandbox; default-src 'none'"

@@ -111,8 +111,8 @@ class ActingServer(ConversationServer):
 class BrokenServer(ActingServer):
     """Its streams fail outside of what the library looks after."""
 
-    async def process(self, request: Any, context: Any) -> Any:
-        result = await super().process(request, context)
+    async def answer(self, request: Any, context: Any) -> Any:
+        result = await super().answer(request, context)
         if hasattr(result, "json_events"):
             result.json_events = broken(result.json_events)
         return result

@@ -142,13 +142,13 @@ CASES |= {
         200,
         lambda user: {"content": factories.PNG},
         invalid=[{"content": factories.PNG[:-1]}, {"files": {"other": b"x"}}],
-        errors={409},
+        errors={409, 429},
     ),
     ("POST", FILE): Case(
         200,
         lambda user: {"files": {"file": factories.PNG}},
         invalid=[{"content": b"x" * len(factories.PNG)}, {"files": {"other": b"x"}}],
-        errors={409},
+        errors={409, 429},
     ),
     ("GET", FILE): Case(200),
 }

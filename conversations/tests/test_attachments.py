@@ -24,6 +24,7 @@ from conversations.errors import (
     StoreError,
     StoreSilent,
     ThreadHeld,
+    Throttled,
     TooLarge,
 )
 from conversations.models import Attachment, ChatSession
@@ -230,6 +231,29 @@ async def test_of_two_uploads_at_once_one_is_kept(user, folder):
     (stored,) = kept(folder)
     assert [stored] == chunks[next(i for i, out in enumerate(outcomes) if out not in lost)]
     assert [row["status"] for row in await rows()] == ["ready"]
+
+
+async def test_only_so_many_of_one_person_come_at_once(user, stranger, monkeypatch):
+    monkeypatch.setattr(service, "UPLOADS_AT_ONCE", 1)
+    (one, other), theirs = [await announce(user) for _ in range(2)], await announce(stranger)
+    gate, begun = asyncio.Event(), asyncio.Event()
+
+    async def slowly() -> AsyncIterator[bytes]:
+        begun.set()
+        await gate.wait()
+        yield PNG
+
+    first = asyncio.create_task(
+        service.receive(owner_id=user.pk, attachment_id=one.id, chunks=slowly())
+    )
+    await begun.wait()
+    with pytest.raises(Throttled):
+        await upload(user, other)
+    await upload(stranger, theirs)
+    gate.set()
+    assert (await first).is_ready
+    await upload(user, other)
+    assert not service._under_way
 
 
 async def test_a_file_removed_while_it_comes_leaves_nothing(user, folder, monkeypatch):

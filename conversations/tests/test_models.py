@@ -11,13 +11,14 @@ from django.utils import timezone
 
 from conversations.models import (
     AccessToken,
+    Attachment,
     ChatMessage,
     ChatSession,
     ChatTurn,
     RecordedEvents,
     Throttle,
 )
-from conversations.tests.factories import ChatSessionFactory, UserFactory
+from conversations.tests.factories import AttachmentFactory, ChatSessionFactory, UserFactory
 
 pytestmark = pytest.mark.django_db(transaction=True)
 
@@ -189,6 +190,23 @@ def test_a_token_is_valid_until_it_expires_is_revoked_or_its_user_goes_inactive(
     assert list(AccessToken.objects.valid_at(NOW)) == [valid]
 
 
+# A file
+
+
+@pytest.mark.parametrize("status", ["", "uploaded", "READY"])
+def test_a_file_has_a_known_status(user, status):
+    row = AttachmentFactory(owner=user)
+    with refused():
+        Attachment.objects.filter(id=row.id).update(status=status)
+
+
+def test_a_file_outlives_its_owner_and_its_conversation_until_its_bytes_are_erased(session):
+    row = AttachmentFactory(owner=session.owner, session=session, message_id=session.id)
+    session.owner.delete()
+    row.refresh_from_db()
+    assert (row.owner, row.session) == (None, None)
+
+
 # What a log line or the admin shows: ids, never what was said
 
 
@@ -199,7 +217,8 @@ def test_rows_introduce_themselves_without_what_was_said(session, user):
     token = AccessToken.objects.create(user=user, expires_at=timezone.now() + HOUR)
     throttle = Throttle(key="k", window_ends_at=NOW)
     told = RecordedEvents(turn=one, first_number=1, last_number=2, events='["a secret"]')
-    shown = [str(row) for row in (session, one, *entries, token, throttle, told)]
+    file = AttachmentFactory(owner=user, name="a secret.png")
+    shown = [str(row) for row in (session, one, *entries, token, throttle, told, file)]
     assert shown == [
         f"conversation {session.id}",
         f"turn 1 of {session.id}",
@@ -208,6 +227,7 @@ def test_rows_introduce_themselves_without_what_was_said(session, user):
         f"token {token.id}",
         "k",
         f"events 1 to 2 of {one.id}",
+        f"attachment {file.id}",
     ]
     token.name = "laptop"
     assert str(token) == "laptop"
