@@ -10,6 +10,7 @@ from __future__ import annotations
 import asyncio
 import base64
 import logging
+import os
 import secrets
 import tempfile
 from collections import Counter
@@ -22,7 +23,7 @@ from uuid import UUID
 
 from django.conf import settings
 from django.core.files import File
-from django.core.files.storage import Storage, storages
+from django.core.files.storage import FileSystemStorage, Storage, storages
 from django.utils import timezone
 
 from conversations import lanes
@@ -253,7 +254,7 @@ async def _keep(spool: IO[bytes], *, owner_id: Any, attachment_id: UUID, size: i
     name = secrets.token_hex(16)
     whose = {"owner_id": owner_id, "attachment_id": attachment_id}
     await lanes.write(partial(store.begin_upload, **whose, storage_name=name))
-    saved = await _in_storage(_storage().save, name, File(spool))
+    saved = await _in_storage(_save, name, spool)
     try:
         await lanes.write(
             partial(
@@ -273,6 +274,21 @@ async def _keep(spool: IO[bytes], *, owner_id: Any, attachment_id: UUID, size: i
 
 def _storage() -> Storage:
     return storages[STORAGE]
+
+
+def _save(name: str, spool: IO[bytes]) -> str:
+    """Save, and where that is a file, see that it survives a power cut, as the row does."""
+    storage = _storage()
+    saved = storage.save(name, File(spool))
+    if isinstance(storage, FileSystemStorage):
+        path = storage.path(saved)
+        for place in (path, os.path.dirname(path)):
+            descriptor = os.open(place, os.O_RDONLY)
+            try:
+                os.fsync(descriptor)
+            finally:
+                os.close(descriptor)
+    return saved
 
 
 async def _in_storage(function: Callable[P, T], *args: P.args, **kwargs: P.kwargs) -> T:

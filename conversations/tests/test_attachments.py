@@ -146,6 +146,25 @@ async def test_bytes_come_in_pieces_and_are_kept_privately(user, folder):
     assert str(row.id.hex) not in file.name
 
 
+async def test_bytes_are_on_the_disk_before_anybody_is_told(user, folder, monkeypatch):
+    flushed = []
+    monkeypatch.setattr(os, "fsync", lambda descriptor: flushed.append(os.fstat(descriptor).st_ino))
+    await uploaded(user)
+    (file,) = folder.glob("*")
+    assert {file.stat().st_ino, folder.stat().st_ino} <= set(flushed)
+
+
+async def test_any_storage_will_do(user, settings):
+    memory = {"BACKEND": "django.core.files.storage.InMemoryStorage"}
+    settings.STORAGES = settings.STORAGES | {"attachments": memory}
+    row = await uploaded(user)
+    _, file = await service.open_attachment(owner_id=user.pk, attachment_id=row.id)
+    with file:
+        assert file.read() == PNG
+    await service.delete_attachment(owner_id=user.pk, attachment_id=row.id)
+    assert storages["attachments"].listdir("") == ([], [])
+
+
 async def test_a_file_that_is_more_than_memory_holds_comes_whole(user, folder, monkeypatch):
     monkeypatch.setattr(service, "MEMORY_BYTES", 50)
     await uploaded(user)

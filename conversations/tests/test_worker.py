@@ -27,7 +27,7 @@ def test_a_dead_turn_is_closed_by_schedule_once_after_a_long_downtime(user, gone
     sync_schedules(now=long_ago)
     with running("manage.py", "qcluster", **environment()) as worker:
         eventually(lambda: statuses(dead) == ["interrupted"], within=FIRST_LOOK_SECONDS)
-        eventually(lambda: Success.objects.count() == 3)
+        eventually(lambda: Success.objects.count() == 4)
         worker.send(signal.SIGTERM)
         assert worker.ends() == 0, worker.output
     assert statuses(living) == ["running"]
@@ -36,6 +36,7 @@ def test_a_dead_turn_is_closed_by_schedule_once_after_a_long_downtime(user, gone
         "conversations.tasks.recover_turns": 1,
         "conversations.tasks.forget_events": 0,
         "conversations.tasks.prune_sessions": 0,
+        "conversations.tasks.sweep_orphans": 0,
     }
     assert not OrmQ.objects.exists()
     assert all(row.next_run > long_ago + timedelta(days=3) for row in Schedule.objects.all())

@@ -70,7 +70,8 @@ def _newest_first(items: Sequence[Any]) -> list[UUID]:
     found: dict[UUID, None] = {}
     for item in reversed(items):
         for part in _parts(item):
-            attachment_id = parse_uuid(_reference(part))
+            reference = _reference(part)
+            attachment_id = parse_uuid(reference) if reference else None
             if attachment_id is not None:
                 found.setdefault(attachment_id)
     return list(found)
