@@ -191,6 +191,7 @@ class Person:
             )
             items += page.data
             assert len(page.data) <= limit
+            assert all(item.created_at.tzinfo is not None for item in page.data)
             if not page.has_more:
                 return items
             assert page.after not in {None, after}
@@ -266,6 +267,8 @@ async def _events(response: httpx.Response, heard: Heard) -> AsyncIterator[Any]:
         event = EVENT.validate_json(value)
         if event.type == "thread.created":
             heard.thread_id = event.thread.id
+        for told in (getattr(event, "thread", None), getattr(event, "item", None)):
+            assert told is None or told.created_at.tzinfo is not None, line
         heard.events.append(event)
         heard.times.append(time.monotonic())
         yield event

@@ -55,7 +55,7 @@ class ConformanceServer(ConversationServer):
         context: ChatKitContext,
     ) -> SyncCustomActionResponse:
         if action.type != SYNC or sender is None:
-            return SyncCustomActionResponse()
+            return await super().sync_action(thread, action, sender, context)  # refused
         line = f"Synced {token_of(action)}".strip() + "."
         changed = sender.model_copy(update={"widget": build_card(line), "copy_text": line})
         await self.store.save_item(thread.id, changed, context)
