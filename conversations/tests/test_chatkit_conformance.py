@@ -423,10 +423,9 @@ async def test_a_file_is_announced_uploaded_sent_and_removed(ann, bob):
     announced = {"name": "dot.png", "size": len(PNG), "mime_type": "image/png"}
     dot, spare = [await ann.ask("attachments.create", **announced) for _ in range(2)]
     upload = dot.upload_descriptor
-    async with httpx.AsyncClient() as browser:  # what the descriptor says must be enough
-        answer = await browser.request(
-            upload.method, str(upload.url), content=PNG, headers=upload.headers
-        )
+    answer = await ann.http.request(
+        upload.method, str(upload.url), content=PNG, headers=upload.headers
+    )
     assert answer.status_code < 300, answer.text
     heard = await ann.say("conf:echo a dot", attachments=[dot.id])
     assert [attachment.id for attachment in heard.question.attachments] == [dot.id]
