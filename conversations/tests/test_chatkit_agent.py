@@ -17,7 +17,8 @@ from chatkit.errors import CustomStreamError
 from chatkit.types import StructuredInputAnswer, ThreadMetadata
 
 from conversations.conf import get_conf
-from conversations.tests.chatkit_agent import build_agent, pieces_of
+from conversations.tests.chatkit_agent import build_agent
+from conversations.tests.chatkit_model import pieces_of
 from conversations.tests.test_layers import SOURCES
 
 

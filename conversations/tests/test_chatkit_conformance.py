@@ -23,7 +23,7 @@ from uuid import UUID
 import httpx
 import pytest
 
-from conversations.tests.chatkit_agent import PAUSE_SECONDS, PING, SYNC
+from conversations.tests.chatkit_agent import PING, SYNC
 from conversations.tests.chatkit_client import (
     ALL_TYPES,
     STREAMING_TYPES,
@@ -33,6 +33,9 @@ from conversations.tests.chatkit_client import (
     texts,
     until,
 )
+from conversations.tests.chatkit_model import PAUSE_SECONDS
+
+pytestmark = [pytest.mark.slow, pytest.mark.timeout(120)]
 
 ROOT: Final = Path(__file__).resolve().parents[2]
 PATIENCE_SECONDS: Final = 30.0
