@@ -15,11 +15,13 @@ from agents import RunConfig, Runner
 from chatkit.agents import AgentContext, ThreadItemConverter
 from chatkit.errors import CustomStreamError
 from chatkit.types import StructuredInputAnswer, ThreadMetadata
+from django.conf import settings
 
-from conversations.conf import get_conf
 from conversations.tests.chatkit_agent import build_agent
 from conversations.tests.chatkit_model import pieces_of
 from conversations.tests.test_layers import SOURCES
+
+OURS = "conversations.chatkit_server."
 
 
 @dataclass
@@ -172,4 +174,5 @@ def test_the_agent_and_the_server_of_the_documentation_can_be_built():
 def test_no_site_knows_of_it():
     for name, source in SOURCES.items():
         assert "conversations.tests" not in source.read_text(), name
-    assert not get_conf().conversations_agent.endswith("chatkit_agent.build_agent")
+    for name in ("CONVERSATIONS_AGENT", "CONVERSATIONS_CHATKIT_SERVER"):
+        assert "chatkit" not in getattr(settings, name, "").removeprefix(OURS), name

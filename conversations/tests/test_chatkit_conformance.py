@@ -263,6 +263,22 @@ async def test_a_burst_of_one_moment_is_read_page_by_page(ann):
     assert len({item.created_at for item in stored if item.type == "assistant_message"}) == 1
 
 
+async def test_pages_repeat_and_lose_nothing_while_others_write(ann):
+    thread_id = (await ann.say("conf:burst 20")).thread_id
+    found, after = [], None
+    for number in range(6):
+        page = await ann.ask("items.list", thread_id=thread_id, limit=4, order="desc", after=after)
+        found += page.data
+        after = page.after
+        await ann.say(f"conf:echo {number}", in_=thread_id)
+    assert [text for _, text in texts(found)][::-1] == [
+        "conf:burst 20",
+        *(f"burst-{number}" for number in range(20)),
+    ]
+    stored = await ann.read_items(thread_id, limit=3)
+    assert len({item.id for item in stored}) == len(stored) == 21 + 12
+
+
 async def test_what_is_hidden_never_leaves_the_server(ann):
     heard = await ann.say("conf:hidden under the stone")
     assert heard.answer == "ok"
