@@ -127,7 +127,7 @@ async def test_a_message_is_answered_and_both_are_there_afterwards(ann):
     kinds = [event.type for event in heard.events]
     assert kinds[:3] == ["thread.created", "thread.item.done", "stream_options"]
     assert heard.answer == "Hello there, reader!"
-    assert len(heard.deltas) > 1
+    assert heard.deltas
     more = await ann.say("And now?", in_=heard.thread_id)
     assert [event.type for event in more.events][:2] == ["thread.item.done", "stream_options"]
     assert more.answer == "You said: And now?"
