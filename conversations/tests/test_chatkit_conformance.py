@@ -494,7 +494,7 @@ async def test_who_leaves_stops_the_answer_and_its_part_is_kept(ann):
 
 async def test_who_leaves_the_line_is_not_answered(ann):
     thread_id = (await ann.say("conf:echo first")).thread_id
-    async with ann.saying("conf:slow 8 tortoise", in_=thread_id) as (slow, events):
+    async with ann.saying("conf:slow 14 tortoise", in_=thread_id) as (slow, events):
         await anext(events)
         with contextlib.suppress(TimeoutError):
             async with asyncio.timeout(0.15):
@@ -507,7 +507,7 @@ async def test_who_leaves_the_line_is_not_answered(ann):
 
 
 async def test_a_name_given_while_an_answer_streams_is_kept(ann):
-    async with ann.saying("conf:slowmeta 6") as (heard, events):
+    async with ann.saying("conf:slowmeta 10") as (heard, events):
         async for _ in events:
             if len(heard.deltas) == 1:
                 await ann.ask("threads.update", thread_id=heard.thread_id, title="My own name")
