@@ -155,6 +155,7 @@ CORS_ALLOW_HEADERS = [
     "accept-language",
     "x-csrftoken",
     "chatkit-frame-instance-id",
+    "x-upload-token",
 ]
 CORS_EXPOSE_HEADERS = ["X-Turn-Id"]
 CSRF_TRUSTED_ORIGINS = [SITE_URL] if HTTPS else []

@@ -22,6 +22,9 @@ from typing import IO, Any, Final, Literal, ParamSpec, TypeVar
 from uuid import UUID
 
 from django.conf import settings
+from django.contrib.auth import get_user_model
+from django.core import signing
+from django.core.exceptions import ValidationError
 from django.core.files import File
 from django.core.files.storage import FileSystemStorage, Storage, storages
 from django.utils import timezone
@@ -36,6 +39,7 @@ from conversations.errors import (
     StoreError,
     Throttled,
     TooLarge,
+    Unauthenticated,
 )
 from conversations.ids import is_storable, new_id
 from conversations.media import (
@@ -62,7 +66,9 @@ MODEL_BYTES: Final = 33_554_432
 UPLOAD_SECONDS: Final = 600.0
 UPLOADS_AT_ONCE: Final = 20
 """So many of one owner may be under way in a process: each fills a file of its own meanwhile."""
+UPLOAD_TOKEN_SECONDS: Final = 3600
 ERASE_AT_ONCE: Final = 100
+_SALT: Final = "conversations.upload"
 
 _under_way: Counter[Any] = Counter()
 
@@ -101,6 +107,25 @@ async def announce(*, owner_id: Any, name: str, size: int, mime_type: str) -> At
     )
     await lanes.write(partial(store.announce, owner_id=owner_id, attachment=announced))
     return announced
+
+
+def upload_token(*, owner_id: Any, attachment_id: UUID) -> str:
+    """What one upload needs in place of signing in: signed, for that file only, for an hour.
+
+    ChatKit's frontend uploads from a frame that has no other word of who it is.
+    """
+    return signing.dumps([attachment_id.hex, str(owner_id)], salt=_SALT)
+
+
+def read_upload_token(text: str, *, attachment_id: UUID) -> Any:
+    """Whose file may be uploaded with it. Raises Unauthenticated."""
+    try:
+        file, owner = signing.loads(text, salt=_SALT, max_age=UPLOAD_TOKEN_SECONDS)
+        if file != attachment_id.hex:
+            raise Unauthenticated
+        return get_user_model()._meta.pk.to_python(owner)
+    except (signing.BadSignature, ValueError, TypeError, ValidationError):
+        raise Unauthenticated from None
 
 
 async def get_attachments(*, owner_id: Any, ids: Iterable[UUID]) -> list[AttachmentRow]:

@@ -65,7 +65,10 @@ def attachment_of(row: AttachmentRow, context: ChatKitContext) -> Attachment:
         "thread_id": str(row.session_id) if row.session_id else None,
     }
     if not row.is_ready:
-        fields["upload_descriptor"] = AttachmentUploadDescriptor(url=address, method="PUT")
+        token = attachments.upload_token(owner_id=context.owner_id, attachment_id=row.id)
+        fields["upload_descriptor"] = AttachmentUploadDescriptor(
+            url=address, method="PUT", headers={"X-Upload-Token": token}
+        )
     if attachments.is_image(row):
         return ImageAttachment(**fields, preview_url=address)
     return FileAttachment(**fields)

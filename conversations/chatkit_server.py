@@ -47,7 +47,7 @@ from conversations.chatkit_context import ChatKitContext, UnknownThread
 from conversations.chatkit_converter import ConversationConverter
 from conversations.chatkit_store import ConversationStore
 from conversations.conf import get_conf
-from conversations.errors import Invalid, NotConfigured, ThreadNotFound
+from conversations.errors import Invalid, NotConfigured, ThreadClosed, ThreadNotFound
 from conversations.ids import parse_uuid
 from conversations.store.thread_items import HIDDEN_KINDS
 from conversations.thread_items import aware
@@ -102,9 +102,11 @@ class ConversationServer(ChatKitServer[ChatKitContext]):
     ) -> None:
         """Refuse an action before it begins: its thread, its widget or its handler is not there.
 
-        Raises UnknownThread, UnknownItem, UnknownAction, Invalid.
+        Raises UnknownThread, UnknownItem, UnknownAction, ThreadClosed, Invalid.
         """
-        await self.store.load_thread(request.params.thread_id, context)
+        thread = await self.store.load_thread(request.params.thread_id, context)
+        if thread.status.type != "active":
+            raise ThreadClosed
         if request.params.item_id:
             item = await self.store.load_item(
                 request.params.thread_id, request.params.item_id, context

@@ -14,7 +14,7 @@ from django.utils.http import content_disposition_header
 from ninja import Router
 
 from conversations import attachments
-from conversations.api.auth import principal
+from conversations.api.auth import MayUpload, principal
 from conversations.api.schemas import AttachmentOut, ErrorOut
 from conversations.api.uploads import CHUNK_BYTES, uploaded
 from conversations.conf import get_conf
@@ -56,9 +56,13 @@ Uploaded = {200: AttachmentOut, (401, 403, 404, 409, 413, 422, 429, 503): ErrorO
     response=Uploaded,
     openapi_extra=UPLOAD,
     operation_id="put_attachment",
+    auth=MayUpload(),
 )
 async def put_attachment(request: HttpRequest, attachment_id: str) -> dict[str, Any]:
-    """Upload the bytes of a file that was announced; once only."""
+    """Upload the bytes of a file that was announced; once only.
+
+    ChatKit's frontend sends what its upload descriptor says, and need not sign in besides.
+    """
     chunks = uploaded(request, limit=get_conf().chat_attachment_max_bytes)
     async with aclosing(chunks):
         row = await attachments.receive(
@@ -74,6 +78,7 @@ async def put_attachment(request: HttpRequest, attachment_id: str) -> dict[str, 
     response=Uploaded,
     openapi_extra=UPLOAD,
     operation_id="post_attachment",
+    auth=MayUpload(),
 )
 async def post_attachment(request: HttpRequest, attachment_id: str) -> dict[str, Any]:
     """The same, for clients that send a form."""

@@ -14,7 +14,9 @@ from ninja.security.base import AuthBase
 from ninja.utils import check_csrf
 
 from conversations import lanes
+from conversations.attachments import read_upload_token
 from conversations.errors import CsrfFailed, StoreError, Unauthenticated
+from conversations.ids import parse_uuid
 from conversations.tokens import Principal, authenticate_token, read_signed
 
 
@@ -50,6 +52,19 @@ class TokenOrSession(AuthBase):
         if not key:
             raise Unauthenticated
         return await lanes.call(_from_session, request, key)
+
+
+class MayUpload(TokenOrSession):
+    """The same; or, without an Authorization header, the token of one upload (`X-Upload-Token`)."""
+
+    async def __call__(self, request: HttpRequest) -> Principal:
+        text = request.META.get("HTTP_X_UPLOAD_TOKEN")
+        if text is None or "HTTP_AUTHORIZATION" in request.META:
+            return await super().__call__(request)
+        attachment_id = parse_uuid(request.path.rpartition("/")[2])
+        if attachment_id is None:
+            raise Unauthenticated
+        return Principal(read_upload_token(text, attachment_id=attachment_id))
 
 
 def _bearer(request: HttpRequest) -> str:

@@ -589,6 +589,7 @@ async def test_a_named_origin_may_send_what_the_api_takes(client, anonymous, ses
             "accept-language",
             "x-csrftoken",
             "chatkit-frame-instance-id",
+            "x-upload-token",
         }
         assert {"GET", "POST", "PATCH", "DELETE"} <= set(
             allowed["access-control-allow-methods"].split(", ")

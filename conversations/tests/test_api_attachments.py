@@ -226,6 +226,47 @@ async def test_a_cookie_needs_its_csrf_token_in_a_header(
     assert response.status_code == (422 if content_type == "multipart/form-data" else 200)
 
 
+def pass_for(user: Any, address: str) -> dict[str, str]:
+    """What the upload descriptor of a file says to send."""
+    attachment_id = UUID(address.rpartition("/")[2])
+    token = service.upload_token(owner_id=user.pk, attachment_id=attachment_id)
+    return {"X-Upload-Token": token}
+
+
+@pytest.mark.parametrize("method", ["PUT", "POST"])
+async def test_a_descriptors_token_uploads_its_file_without_signing_in(
+    user, anonymous, pending, method
+):
+    headers = pass_for(user, pending)
+    assert (await anonymous.get(pending, headers=headers)).status_code == 401
+    response = await anonymous.request(method, pending, content=PNG, headers=headers)
+    assert response.status_code == 200
+    assert (await anonymous.get(pending, headers=headers)).status_code == 401
+    response = await anonymous.request(method, pending, content=PNG, headers=headers)
+    assert response.status_code == 409
+
+
+async def test_a_descriptors_token_is_for_that_file_only_and_not_for_long(
+    user, anonymous, pending, monkeypatch
+):
+    other = await file_at(user, status="pending", stored_size=0, storage_name="")
+    headers = pass_for(user, other)
+    assert code(await anonymous.put(pending, content=PNG, headers=headers))[0] == 401
+    no_file = await anonymous.put("/chatkit/attachments/x", content=PNG, headers=headers)
+    assert no_file.status_code == 401
+    forged = {"X-Upload-Token": headers["X-Upload-Token"][:-1] + "x"}
+    assert (await anonymous.put(other, content=PNG, headers=forged)).status_code == 401
+    monkeypatch.setattr(service, "UPLOAD_TOKEN_SECONDS", -1)
+    mine = pass_for(user, pending)
+    assert (await anonymous.put(pending, content=PNG, headers=mine)).status_code == 401
+    assert {row["status"] for row in await stored()} == {"pending"}
+
+
+async def test_a_stranger_with_a_descriptors_token_is_a_stranger(user, strangers_client, pending):
+    response = await strangers_client.put(pending, content=PNG, headers=pass_for(user, pending))
+    assert code(response) == (404, "not_found")
+
+
 # --- Bytes go out -------------------------------------------------------------------------------
 
 
