@@ -151,8 +151,6 @@ def _parse(request: HttpRequest) -> Any:
         return parse_request(request.body)
     except ValidationError as error:
         raise _invalid(error) from None
-    except RecursionError:
-        raise Invalid("The body is not valid JSON.") from None
 
 
 def _check(request: Any) -> None:

@@ -8,6 +8,7 @@ from datetime import UTC, datetime
 from typing import Any
 
 from chatkit import types
+from chatkit.store import NotFoundError
 
 from conversations.chatkit_server import ConversationServer
 from conversations.errors import StoreError
@@ -87,6 +88,8 @@ class ActingServer(ConversationServer):
                 raise StoreError
             case "fail":
                 raise KeyError("a secret")
+            case "lose":
+                raise NotFoundError("a secret")
         raise ValueError("no such action, but a secret")
 
     async def transcribe(self, audio_input: Any, context: Any) -> types.TranscriptionResult:

@@ -293,6 +293,7 @@ async def test_another_users_thread_is_unknown_and_stays_as_it_is(kind, session,
     "kind",
     [
         "threads.add_structured_input",
+        "threads.retry_after_item",
         "threads.custom_action",
         "threads.sync_custom_action",
         "items.feedback",
@@ -416,11 +417,13 @@ async def test_an_action_that_finds_fault_is_told_without_its_words(client, sess
     assert error_of(fault) == (422, "invalid")
     store = await ask(client, sync, action={"type": "store"}, **where)
     assert error_of(store) == (503, "store_unavailable")
+    lost = await ask(client, sync, action={"type": "lose"}, **where)
+    assert error_of(lost) == (404, "not_found")
     bug = await ask(client, sync, action={"type": "fail"}, **where)
     assert error_of(bug) == (500, "error")
     events = await act(client, session, "other")
     assert [event.type for event in events] == ["stream_options", "error"]
-    assert "secret" not in fault.text + store.text + bug.text + caplog.text
+    assert "secret" not in fault.text + store.text + lost.text + bug.text + caplog.text
 
 
 # --- Streams -------------------------------------------------------------------------------

@@ -84,7 +84,6 @@ async def test_an_address_of_nothing_is_404_in_the_same_shape(method, client, an
     for path in (
         "/chatkit/nothing",
         "/chatkit/threads/",
-        "/chatkit/",
         f"{THREADS}/{uuid4()}/nothing",
         "/chatkit/%0a",
         "/chatkit/%ff/%00",
