@@ -41,7 +41,10 @@ def test_spans_of_time_come_as_such():
         assert get_conf().retention == timedelta(days=2)
 
 
-@pytest.mark.parametrize("name", [name for name in SHARED if name != "conversations_agent"])
+OF_THE_SITE = {"conversations_agent", "site_url"}
+
+
+@pytest.mark.parametrize("name", sorted(set(SHARED) - OF_THE_SITE))
 def test_a_default_is_the_same_for_the_site_and_for_any_other_project(name):
     variable = VARIABLE_OF[name.upper()]
     assert getattr(Conf(), name) == variable.parse(variable.default)
