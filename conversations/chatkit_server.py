@@ -19,6 +19,7 @@ from chatkit.agents import ThreadItemConverter
 from chatkit.server import ChatKitServer, NonStreamingResult, StreamingResult
 from chatkit.store import AttachmentStore
 from chatkit.types import (
+    ActiveStatus,
     AudioInput,
     ChatKitReq,
     FeedbackKind,
@@ -102,11 +103,9 @@ class ConversationServer(ChatKitServer[ChatKitContext]):
     ) -> None:
         """Refuse an action before it begins: its thread, its widget or its handler is not there.
 
-        Raises UnknownThread, UnknownItem, UnknownAction, ThreadClosed, Invalid.
+        Raises UnknownThread, UnknownItem, UnknownAction, Invalid, ThreadClosed.
         """
         thread = await self.store.load_thread(request.params.thread_id, context)
-        if thread.status.type != "active":
-            raise ThreadClosed
         if request.params.item_id:
             item = await self.store.load_item(
                 request.params.thread_id, request.params.item_id, context
@@ -118,6 +117,8 @@ class ConversationServer(ChatKitServer[ChatKitContext]):
         name = "sync_action" if is_sync else "action"
         if getattr(type(self), name) is getattr(ours, name):
             raise UnknownAction
+        if not isinstance(thread.status, ActiveStatus):
+            raise ThreadClosed
 
     # What the agent says
 

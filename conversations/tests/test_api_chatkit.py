@@ -410,6 +410,17 @@ async def test_an_action_needs_a_widget_and_somebody_who_handles_it(client, sess
         assert "unknown action" in unhandled.json()["detail"]
 
 
+@pytest.mark.parametrize("status", ["locked", "closed"])
+async def test_a_thread_that_takes_no_messages_takes_no_actions(status, client, session):
+    shown = await lanes.call(widget, session)
+    await lanes.call(ChatSession.objects.update, status=status)
+    before = await snapshot()
+    where = {"thread_id": str(session.id), "item_id": str(shown.id), "action": {"type": "touch"}}
+    for kind in ("threads.custom_action", "threads.sync_custom_action"):
+        assert error_of(await ask(client, kind, **where)) == (409, "thread_closed")
+    assert await snapshot() == before
+
+
 async def test_an_action_that_finds_fault_is_told_without_its_words(client, session, caplog):
     where = {"thread_id": str(session.id)}
     sync = "threads.sync_custom_action"
