@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import AsyncIterator, Iterator
+from collections.abc import AsyncIterator, Callable, Iterator
 from datetime import UTC, datetime
 from typing import TYPE_CHECKING, Any, Final
 
@@ -49,7 +49,7 @@ async def tell(
     """
     answer_id = str(getattr(turn, "answer_id", None) or new_id())
     context.settled.add(answer_id)
-    answer = Answer(answer_id, str(turn.session_id))
+    answer = Answer(answer_id, str(turn.session_id), lambda: getattr(turn, "first_token_at", None))
     async for batch in turn.listen():
         for _, event in batch:
             for told in answer.tell(event):
@@ -63,10 +63,16 @@ async def tell(
 class Answer:
     """The assistant's message of one turn, as far as it was told."""
 
-    def __init__(self, answer_id: str, thread_id: str) -> None:
+    def __init__(
+        self,
+        answer_id: str,
+        thread_id: str,
+        began_at: Callable[[], datetime | None] = lambda: None,
+    ) -> None:
         self._item = AssistantMessageItem(
             id=answer_id, thread_id=thread_id, created_at=datetime.now(UTC), content=[]
         )
+        self._began_at = began_at
         self._pieces: list[str] = []
 
     def tell(self, event: TurnEvent) -> Iterator[ThreadStreamEvent]:
@@ -93,6 +99,8 @@ class Answer:
 
     def _grow(self, text: str) -> Iterator[ThreadStreamEvent]:
         if not self._pieces:
+            if (moment := self._began_at()) is not None:  # as it will be stored
+                self._item = self._item.model_copy(update={"created_at": moment})
             yield ThreadItemAddedEvent(item=self._item)
             part = AssistantMessageContentPartAdded(
                 content_index=0, content=AssistantMessageContent(text="", annotations=[])

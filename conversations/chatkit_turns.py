@@ -315,6 +315,7 @@ async def _given(server: Server, item: UserMessageItem) -> TurnInput:
         message_id=_uuid(item.id),
         thread_item=row_from_item(item, message_id=_uuid(item.id)).thread_item,
         attachment_ids=[_uuid(each.id) for each in item.attachments],
+        created_at=item.created_at,
     )
     match item:
         case UserMessageItem(content=[UserMessageTextContent()], attachments=[], quoted_text=None):

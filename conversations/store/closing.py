@@ -60,10 +60,11 @@ def cut_answer(
     stored_text: str,
     note: str,
     new_id: UUID | None = None,
+    began_at: datetime | None = None,
 ) -> Cut:
     """The rest of an answer of which `said` was written and `stored_text` is in the log already.
 
-    Where nothing is stored of it, its row gets `new_id`.
+    Where nothing is stored of it, its row gets `new_id`, and is of the moment it `began_at`.
     """
     rest = said.removeprefix(stored_text) if said.startswith(stored_text) else said
     item = encode_item({"role": "assistant", "content": rest}) if rest else None
@@ -75,7 +76,7 @@ def cut_answer(
         return Cut(notes)
     shown = Row("message", "assistant", text=said, shown=True, incomplete=True, agent_item=item)
     if new_id is not None:
-        shown = replace(shown, id=new_id)
+        shown = replace(shown, id=new_id, created_at=began_at)
     return Cut([shown, *notes], shown.id)
 
 

@@ -31,6 +31,8 @@ class TurnInput:
     agent_items: Sequence[dict[str, Any]] | None = None
     attachment_ids: Sequence[UUID] = ()
     is_said: bool = True
+    created_at: datetime | None = None
+    """When it was said, if that was told already."""
 
     def encode(self) -> str:
         """As it waits with the turn's ticket."""
@@ -41,6 +43,7 @@ class TurnInput:
                 "agent_items": None if self.agent_items is None else list(self.agent_items),
                 "attachment_ids": [str(each) for each in self.attachment_ids],
                 "is_said": self.is_said,
+                "created_at": self.created_at.isoformat() if self.created_at else None,
             }
         )
 
@@ -74,7 +77,15 @@ def decode_input(stored: Any) -> TurnInput | None:
         agent_items=items if isinstance(items, list) else None,
         attachment_ids=tuple(each for each in ids if each is not None),
         is_said=found.get("is_said") is not False,
+        created_at=_moment(found.get("created_at")),
     )
+
+
+def _moment(text: Any) -> datetime | None:
+    try:
+        return datetime.fromisoformat(text)
+    except (TypeError, ValueError):
+        return None
 
 
 def row_of(text: str, given: TurnInput | None = None) -> Row | None:
@@ -93,6 +104,7 @@ def row_of(text: str, given: TurnInput | None = None) -> Row | None:
         shown=True,
         thread_item=given.thread_item,
         id=given.message_id,
+        created_at=given.created_at,
     )
 
 

@@ -138,6 +138,11 @@ async def test_a_message_is_one_row_whichever_door_it_came_through(session, mine
     ids = [e["item"]["id"] for e in events if e["type"] == "thread.item.done"]
     assert ids == [str(question.id), str(answer.id)]
     assert (question.thread_item, answer.thread_item) == (None, None)
+    told = [e["item"] for e in events if e["type"] == "thread.item.done"]
+    page = await get_chatkit_server().store.load_thread_items(
+        str(session.id), None, 2, "desc", ChatKitContext(session.owner_id)
+    )
+    assert told == [json.loads(item.model_dump_json(exclude_none=True)) for item in page.data[::-1]]
     for event in events:  # all times have a zone
         for part in (event.get("item"), event.get("thread")):
             assert part is None or part["created_at"].endswith("Z")

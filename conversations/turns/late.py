@@ -34,7 +34,7 @@ class Late:
 
     async def remember(self, started: Started) -> None:
         """From now on the run's session is the one in the store. Raises LeaseLost."""
-        session = TurnSession.of(started, answer_id=self.told.answer_id)
+        session = TurnSession.of(started, self.told)
         unsaved = self.run.session
         session.warnings = [w for w in unsaved.warnings if w != NOT_SAVED]
         self.run.session = session

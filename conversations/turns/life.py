@@ -139,7 +139,7 @@ class Life:
         return started
 
     async def _run(self, turn: LiveTurn, started: Started) -> None:
-        run = AgentRun(turn, TurnSession.of(started, answer_id=turn.answer_id))
+        run = AgentRun(turn, TurnSession.of(started, turn))
         async with OwnThreads():
             try:
                 status, error = await self._perform(turn, run)

@@ -156,9 +156,17 @@ class AgentRun:
                 stored_text=stored.answer_text,
                 note=note,
                 new_id=self.turn.answer_id,
+                began_at=self.turn.first_token_at,
             )
         if said and stored.answer_id is None:  # an answer that is a tool's output
-            row = Row("message", "assistant", text=said, shown=True, id=self.turn.answer_id)
+            row = Row(
+                "message",
+                "assistant",
+                text=said,
+                shown=True,
+                id=self.turn.answer_id,
+                created_at=self.turn.first_token_at,
+            )
             return Cut([row], row.id)
         is_other = bool(said) and said != stored.answer_text
         return Cut(answer_id=stored.answer_id, corrected=said if is_other else None)

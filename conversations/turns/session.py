@@ -6,6 +6,7 @@ import asyncio
 import logging
 from collections.abc import Callable
 from dataclasses import replace
+from datetime import datetime
 from functools import partial
 from typing import TYPE_CHECKING, Any, Final
 from uuid import UUID
@@ -25,6 +26,8 @@ from conversations.turns.taking import write_mended
 
 if TYPE_CHECKING:
     from agents.items import TResponseInputItem
+
+    from conversations.turns.live import LiveTurn
 
 logger = logging.getLogger(__name__)
 
@@ -49,6 +52,7 @@ class TurnSession(StoredSession):
         window: Memory,
         user_message_id: UUID | None,
         answer_id: UUID | None = None,
+        answer_at: Callable[[], datetime | None] = lambda: None,
     ) -> None:
         super().__init__(agent_session_id)
         self.lease = lease
@@ -58,6 +62,7 @@ class TurnSession(StoredSession):
         self._window: Memory | None = window
         self._user_message_id: UUID | None = user_message_id
         self._next_answer_id = answer_id or new_id()
+        self._answer_at = answer_at
         self._unsaved: list[Row] = []
         self._usage: Usage | None = None
         self._is_in_doubt = False
@@ -65,14 +70,15 @@ class TurnSession(StoredSession):
         self._hides_input = user_message_id is None
 
     @classmethod
-    def of(cls, started: Started, *, answer_id: UUID) -> TurnSession:
-        """For a turn that has just begun, and the row that is to show its answer."""
+    def of(cls, started: Started, turn: LiveTurn) -> TurnSession:
+        """For a turn that has just begun, and tells the id and time of its answer beforehand."""
         session = cls(
             started.agent_session_id,
             lease=started.lease,
             window=started.window or Memory([]),
             user_message_id=started.user_message_id,
-            answer_id=answer_id,
+            answer_id=turn.answer_id,
+            answer_at=lambda: turn.first_token_at,
         )
         if started.window is None:
             session.warnings.append(CONTEXT_UNAVAILABLE)
@@ -186,7 +192,7 @@ class TurnSession(StoredSession):
             answer_text += row.text
             if answer_id is None:
                 answer_id, first = self._next_answer_id, index
-                rows[index] = replace(row, id=answer_id)
+                rows[index] = replace(row, id=answer_id, created_at=self._answer_at())
             else:
                 rows[index] = replace(row, text="", shown=False)
         if first is not None:
