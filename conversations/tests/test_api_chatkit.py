@@ -23,9 +23,9 @@ from conversations.ids import new_id
 from conversations.models import ChatMessage, ChatSession, ChatTurn, Feedback
 from conversations.store.mending import mend_counters
 from conversations.tests.chatkit_actions import ActingServer, Stage
+from conversations.tests.chatkit_client import ANSWERS, EVENT, request_types
 from conversations.tests.factories import ChatSessionFactory, token_for
 from conversations.tests.test_api_asgi import Exchange, read_until
-from conversations.tests.test_chatkit_requests import ANSWERS, EVENT, request_types
 
 STREAMING = request_types(StreamingReq)
 ACTING = "conversations.tests.chatkit_actions.ActingServer"
