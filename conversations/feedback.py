@@ -3,15 +3,17 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from typing import Any
+from typing import Any, Final
 from uuid import UUID
 
 from django.utils import timezone
 
 from conversations import lanes
-from conversations.errors import ItemNotFound
+from conversations.errors import Invalid, ItemNotFound
 from conversations.store import feedback, threads
 from conversations.store.feedback import Judgement
+
+MAX_AT_ONCE: Final = 100
 
 
 async def give(
@@ -25,8 +27,12 @@ async def give(
     """Keep what the owner of a conversation thinks of messages in it: of all of them, or of none.
 
     Returns what they think of each now. The last judgement counts; without a comment, an earlier
-    one stays. None stands for an id that cannot be one. Raises ThreadNotFound, ItemNotFound.
+    one stays. None stands for an id that cannot be one. Raises ThreadNotFound, ItemNotFound;
+    Invalid where they are too many for one transaction.
     """
+    if len(message_ids) > MAX_AT_ONCE:
+        field = {"field": "params.item_ids", "message": f"must be at most {MAX_AT_ONCE}"}
+        raise Invalid(fields=[field])
     known = [message_id for message_id in message_ids if message_id is not None]
     now = timezone.now()
 
