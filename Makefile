@@ -7,8 +7,11 @@ POSTGRESQL = $(or $(TEST_DATABASE_URL),postgresql://postgres@127.0.0.1:5432/post
 
 VENV := .venv
 PY := $(VENV)/bin/python
-# No more workers than cores: tests of time limits need their share of the machine.
-PYTEST := $(PY) -m pytest -n $(WORKERS) --dist worksteal
+PYTEST := $(PY) -m pytest
+# No more workers than cores. Tests that start real servers insist on limits of time: they run after
+# the others, one by one.
+SIDE_BY_SIDE := -n $(WORKERS) --dist worksteal -m "not slow and not long"
+ONE_BY_ONE := -n 0 -m "slow and not long"
 # A site of its own for commands that need settings: no .env, and no database of yours, is touched.
 SANDBOX := SECRET_KEY=only-for-make-check-only-for-make-check-only-for-make-check DEBUG=false \
 	DATABASE_URL= AGENT_SESSION_DB_PATH=$(VENV)/check/check.db
@@ -24,8 +27,9 @@ run: venv ## prepare everything and run the site (HOST=, PORT=); Ctrl-C stops
 	@$(PY) -c "from pathlib import Path; from chatsite.env import write_secret_key as w; w(Path('.env'))"
 	@exec $(PY) manage.py serve --demo --host $(HOST) --port $(PORT)
 
-test: dev ## all tests, on SQLite (WORKERS=, 0: one after the other)
-	TEST_DATABASE_URL= $(PYTEST)
+test: dev ## all tests, on SQLite (WORKERS=)
+	TEST_DATABASE_URL= $(PYTEST) $(SIDE_BY_SIDE)
+	TEST_DATABASE_URL= $(PYTEST) $(ONE_BY_ONE)
 
 check: lint types ## all that must pass before a change is merged
 	$(SANDBOX) $(PY) manage.py makemigrations --check --dry-run
@@ -35,7 +39,8 @@ check: lint types ## all that must pass before a change is merged
 	@$(PY) -m chatsite.env
 	@diff -u $(VENV)/docs/settings.md docs/settings.md
 	@diff -u $(VENV)/docs/.env.example .env.example
-	TEST_DATABASE_URL= $(PYTEST) --cov --cov-fail-under=95
+	TEST_DATABASE_URL= $(PYTEST) $(SIDE_BY_SIDE) --cov --cov-report= --cov-fail-under=0
+	TEST_DATABASE_URL= $(PYTEST) $(ONE_BY_ONE) --cov --cov-append --cov-fail-under=95
 	@$(MAKE) --no-print-directory postgresql
 
 lint: dev ## ruff: rules and formatting
@@ -76,7 +81,8 @@ postgresql:
 	@if $(PY) -c "import sys, psycopg; psycopg.connect(sys.argv[1], connect_timeout=3).close()" \
 		"$(POSTGRESQL)" 2>/dev/null; then \
 		echo "TEST_DATABASE_URL=... $(PYTEST)"; \
-		TEST_DATABASE_URL="$(POSTGRESQL)" $(PYTEST); \
+		TEST_DATABASE_URL="$(POSTGRESQL)" $(PYTEST) $(SIDE_BY_SIDE) && \
+		TEST_DATABASE_URL="$(POSTGRESQL)" $(PYTEST) $(ONE_BY_ONE); \
 	elif [ -n "$(REQUIRE_POSTGRESQL)" ]; then \
 		echo "No PostgreSQL server answers at TEST_DATABASE_URL."; exit 1; \
 	else \

@@ -35,5 +35,6 @@ def test_an_unknown_user_is_named(user: Any) -> None:
 
 @pytest.mark.parametrize("days", ["0", "-1", "99999"])
 def test_days_out_of_bounds_are_refused(user: Any, days: str) -> None:
-    with pytest.raises(CommandError, match="--days"):
+    with pytest.raises(CommandError, match="--days") as raised:
         call_command("create_access_token", user.username, "--days", days)
+    assert raised.value.returncode == 2

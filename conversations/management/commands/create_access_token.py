@@ -12,6 +12,7 @@ from django.core.management.base import BaseCommand, CommandError
 from django.utils import timezone
 
 from conversations.conf import get_conf
+from conversations.management.console import USAGE
 from conversations.tokens import issue_token
 
 
@@ -27,7 +28,7 @@ class Command(BaseCommand):
     def handle(self, *args: Any, **options: Any) -> None:
         days = options["days"] if options["days"] is not None else get_conf().access_token_days
         if not 1 <= days <= 3650:
-            raise CommandError("--days: write a whole number from 1 to 3650.")
+            raise CommandError("--days: write a whole number from 1 to 3650.", returncode=USAGE)
         model = get_user_model()
         try:
             user = model._default_manager.get_by_natural_key(options["user"])
