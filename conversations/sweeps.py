@@ -24,7 +24,7 @@ from conversations.conf import get_conf
 from conversations.errors import StoreBusy, StoreError, StoreReadOnly
 from conversations.lanes import Database
 from conversations.store import attachments as attached
-from conversations.store import leases, mending, pruning, records, tickets
+from conversations.store import leases, line, mending, pruning, records
 from conversations.store.closing import lock_session
 from conversations.store.leases import Holder
 
@@ -60,7 +60,7 @@ def recover_turns(*, now: datetime) -> int:
     """Close what processes that are gone left running, and say how many turns that were.
 
     A worker runs no agent: what waits goes on waiting for a process that does, unless it waited
-    longer than `tickets.ADOPT_WITHIN`. What is left so is found again, so each conversation is
+    longer than `line.ADOPT_WITHIN`. What is left so is found again, so each conversation is
     visited once, in the order of their ids. One whose rows cannot be read does not keep the rest.
     """
     # A sweep takes no lease; and nobody waits, so a process that is only late gets one more.
@@ -164,7 +164,7 @@ def _perform_mended(job: Callable[[Database], int], session_id: UUID) -> int:
 def _close_abandoned(db: Database, *, session_id: UUID, holder: Holder, now: datetime) -> int:
     lock_session(db, session_id=session_id)  # first of all: nobody else closes what is counted
     live = leases.count_live(db, session_id=session_id)
-    tickets.recover(db, session_id=session_id, holder=holder, now=now, adopts=False)
+    line.recover(db, session_id=session_id, holder=holder, now=now, adopts=False)
     return live - leases.count_live(db, session_id=session_id)
 
 

@@ -7,16 +7,15 @@ A ticket whose process is gone before its turn began is adopted: its message wil
 
 from __future__ import annotations
 
-from collections.abc import Sequence
-from dataclasses import dataclass, replace
-from datetime import datetime, timedelta
-from typing import Any, Final, Literal
+from dataclasses import replace
+from datetime import datetime
+from typing import Any
 from uuid import UUID
 
 from conversations.errors import LeaseLost, QueueFull, ThreadClosed, ThreadNotFound
 from conversations.items import Memory, Row
-from conversations.lanes import Database, from_moment, from_uuid, to_moment, to_uuid
-from conversations.store.closing import LockedSession, interrupt, lock_session
+from conversations.lanes import Database, from_moment, from_uuid, to_uuid
+from conversations.store.closing import LockedSession, lock_session
 from conversations.store.inputs import (
     Settlement,
     TurnInput,
@@ -24,51 +23,12 @@ from conversations.store.inputs import (
     row_of,
     take_beside,
 )
-from conversations.store.leases import LIVE, Held, Holder
+from conversations.store.leases import LIVE, Holder
+from conversations.store.line import Orphan, Started, Ticket, adopt, clear_way, count_ahead
 from conversations.store.log import SESSION, TURN, Lease, insert_rows
 from conversations.store.recall import load_window
 from conversations.store.repeats import Repeat, find_repeat
 from conversations.store.rewinding import rewind
-
-ADOPT_WITHIN: Final = timedelta(hours=1)
-"""A message that waited longer for a process to come back is kept, but answered no more."""
-
-Ahead = Literal["nobody", "somebody", "abandoned"]
-
-
-@dataclass(frozen=True, slots=True)
-class Started:
-    """A turn at the head of the line: its lease, and what the model remembers."""
-
-    lease: Lease
-    agent_session_id: str
-    user_message_id: UUID | None
-    """None where nobody said anything: the turn goes on with what a person did."""
-    window: Memory | None
-    """None: what the model remembers could not be read."""
-    pruned_count: int = 0
-    """How much of the conversation it no longer remembers."""
-
-
-@dataclass(frozen=True, slots=True)
-class Ticket:
-    """A turn's place in the line; `started` when it was its turn at once."""
-
-    turn_id: UUID
-    session_id: UUID
-    number: int
-    ahead: int
-    started: Started | None
-
-
-@dataclass(frozen=True, slots=True)
-class Orphan:
-    """A ticket this process has adopted, with whose it is and what was said."""
-
-    ticket: Ticket
-    owner_id: Any
-    text: str
-    given: TurnInput | None = None
 
 
 def submit(
@@ -135,7 +95,7 @@ def submit(
         if rewound.text == text and user_row is not None:
             user_row = replace(user_row, id=rewound.message_id)
     number = session.last_turn_number + 1
-    line = _clear_way(db, session, before=number, holder=holder, now=now)
+    line = clear_way(db, session, before=number, holder=holder, now=now)
     ahead = line.alive + len(line.orphans)
     if ahead > max_queued and not is_answered:
         raise QueueFull
@@ -177,32 +137,6 @@ def submit(
         with_memory=with_memory,
     )
     return Ticket(turn_id, session_id, number, 0, started)
-
-
-def look_ahead(db: Database, *, ticket: Ticket, holder: Holder) -> Ahead:
-    """Who comes before the turn: a plain read, for polling.
-
-    Nobody also when the ticket itself is gone: `start` then says so.
-    """
-    row = db.one(
-        f"SELECT lease_owner, lease_until FROM {TURN} WHERE session_id = %s AND {LIVE}"
-        " AND number < %s ORDER BY number LIMIT 1",
-        (from_uuid(ticket.session_id, is_sqlite=db.is_sqlite), ticket.number),
-    )
-    if row is None:
-        return "nobody"
-    return "abandoned" if Held(*row).is_dead(db, now=holder.now(db)) else "somebody"
-
-
-def count_ahead(db: Database, *, turn_id: UUID) -> int:
-    """How many live turns of its conversation come before a turn."""
-    (ahead,) = db.one(
-        f"SELECT COUNT(*) FROM {TURN} other JOIN {TURN} turn"
-        " ON other.session_id = turn.session_id AND other.number < turn.number"
-        " WHERE turn.id = %s AND other.status IN ('queued', 'running')",
-        (from_uuid(turn_id, is_sqlite=db.is_sqlite),),
-    )
-    return int(ahead)
 
 
 def peek(
@@ -262,9 +196,9 @@ def start(
         lease = Lease(ticket.session_id, ticket.turn_id, row[2])
         window = load_window(db, session_id=ticket.session_id) if with_memory else None
         return _started(session, lease, row[3] and to_uuid(row[3]), window)
-    line = _clear_way(db, session, before=ticket.number, holder=holder, now=now)
+    line = clear_way(db, session, before=ticket.number, holder=holder, now=now)
     if line.alive or line.orphans:
-        return _adopt(db, session, line.orphans, holder=holder)
+        return adopt(db, session, line.orphans, holder=holder)
     if line.has_changed:
         session = lock_session(db, session_id=ticket.session_id) or session
     user_row = row_of(row[0], decode_input(row[4]))
@@ -291,20 +225,6 @@ def start(
     )
 
 
-def recover(
-    db: Database, *, session_id: UUID, holder: Holder, now: datetime, adopts: bool
-) -> list[Orphan]:
-    """Close what processes that are gone left running in a session, and adopt what waited there.
-
-    Without `adopts`, for a process that runs no agent, what waited goes on waiting for one.
-    """
-    session = lock_session(db, session_id=session_id)
-    if session is None:
-        return []
-    line = _clear_way(db, session, before=session.last_turn_number + 1, holder=holder, now=now)
-    return _adopt(db, session, line.orphans, holder=holder) if adopts else []
-
-
 def _hear_again(
     db: Database, session: LockedSession, *, turn_id: UUID, holder: Holder, with_memory: bool
 ) -> Ticket | Repeat | None:
@@ -326,56 +246,6 @@ def _hear_again(
         started = _started(session, lease, user_message_id and to_uuid(user_message_id), window)
         return Ticket(turn_id, session_id, number, 0, started)
     return Repeat(turn_id, session_id, number)
-
-
-@dataclass(frozen=True, slots=True)
-class _Line:
-    """Who comes before a turn, after those who are gone have been closed."""
-
-    alive: int
-    orphans: list[Any]
-    has_changed: bool
-
-
-def _clear_way(
-    db: Database, session: LockedSession, *, before: int, holder: Holder, now: datetime
-) -> _Line:
-    """Close the dead turns before that number that had begun; the ones that waited are orphans."""
-    rows = db.all(
-        "SELECT id, status, number, input, queued_at, lease_owner, lease_until, input_item"
-        f" FROM {TURN}"
-        f" WHERE session_id = %s AND {LIVE} AND number < %s ORDER BY number",
-        (session.id, before),
-    )
-    if not rows:
-        return _Line(0, [], False)
-    clock = holder.now(db)
-    dead = [row for row in rows if Held(*row[5:7]).is_dead(db, now=clock)]
-    too_late = now - ADOPT_WITHIN
-    orphans = [
-        row for row in dead if row[1] == "queued" and (to_moment(row[4]) or too_late) > too_late
-    ]
-    closed = [row[:2] for row in dead if row not in orphans]
-    interrupt(db, session, closed, now=now)
-    return _Line(len(rows) - len(dead), orphans, bool(closed))
-
-
-def _adopt(
-    db: Database, session: LockedSession, orphans: Sequence[Any], *, holder: Holder
-) -> list[Orphan]:
-    """Make tickets this process's own, in their order."""
-    if not orphans:
-        return []
-    (owner_id,) = db.one(f"SELECT owner_id FROM {SESSION} WHERE id = %s", (session.id,))
-    until, adopted = holder.until(db), []
-    for ahead, (turn_id, _, number, said, *_, beside) in enumerate(orphans):
-        db.run(
-            f"UPDATE {TURN} SET lease_owner = %s, lease_until = %s WHERE id = %s",
-            (holder.process, until, turn_id),
-        )
-        ticket = Ticket(to_uuid(turn_id), to_uuid(session.id), number, ahead, None)
-        adopted.append(Orphan(ticket, owner_id, said, decode_input(beside)))
-    return adopted
 
 
 def _begin(

@@ -18,8 +18,8 @@ from conversations.lanes.database import DjangoDatabase, SqliteDatabase
 from conversations.models import ChatMessage, ChatSession, ChatTurn, RecordedEvents
 from conversations.store import log, records, tickets
 from conversations.store.leases import Holder
+from conversations.store.line import Ticket
 from conversations.store.records import Recording
-from conversations.store.tickets import Ticket
 from conversations.tests import factories
 
 LEASE = 60_000

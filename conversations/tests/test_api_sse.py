@@ -23,7 +23,7 @@ from conversations.events import (
     TurnRunning,
     Usage,
 )
-from conversations.store.tickets import Ticket
+from conversations.store.line import Ticket
 from conversations.turns.live import LiveTurn
 
 TURN, ASKED, ANSWERED = uuid4(), uuid4(), uuid4()

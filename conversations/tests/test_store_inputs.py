@@ -14,7 +14,7 @@ from conversations.errors import Invalid, ThreadNotFound
 from conversations.ids import new_id
 from conversations.items import Row, encode_item
 from conversations.models import ChatMessage
-from conversations.store import closing, rewinding, tickets
+from conversations.store import closing, line, rewinding, tickets
 from conversations.store.inputs import Settlement, TurnInput, decode_input
 from conversations.store.leases import Holder
 from conversations.tests import factories
@@ -115,7 +115,7 @@ async def test_an_abandoned_message_is_adopted_as_it_was_given(session):
     await submit(session, given=GIVEN, holder=Holder("gone", 0))
     orphans = await lanes.write(
         partial(
-            tickets.recover,
+            line.recover,
             session_id=session.id,
             holder=HERE,
             now=timezone.now(),

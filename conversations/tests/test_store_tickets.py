@@ -26,6 +26,7 @@ from conversations.store import (
     closing,
     finishing,
     leases,
+    line,
     log,
     recall,
     records,
@@ -36,8 +37,8 @@ from conversations.store import (
 from conversations.store.closing import CUT_SHORT, STOPPED
 from conversations.store.finishing import Result
 from conversations.store.leases import Holder
+from conversations.store.line import Orphan, Started, Ticket
 from conversations.store.records import Recording
-from conversations.store.tickets import Orphan, Started, Ticket
 from conversations.tests.turns_helpers import counters_fit, shown, stored
 
 NOON = datetime(2026, 5, 1, 12, tzinfo=UTC)
@@ -87,15 +88,13 @@ async def start(
 
 
 async def ahead_of(ticket: Ticket, *, now: datetime = NOON) -> str:
-    look = partial(tickets.look_ahead, ticket=ticket, holder=holder(now=now))
+    look = partial(line.look_ahead, ticket=ticket, holder=holder(now=now))
     return await lanes.read(look)
 
 
 async def recover(session: Any, *, now: datetime, adopts: bool = True) -> list[Orphan]:
     return await lanes.write(
-        partial(
-            tickets.recover, session_id=session.id, holder=holder(now=now), now=now, adopts=adopts
-        )
+        partial(line.recover, session_id=session.id, holder=holder(now=now), now=now, adopts=adopts)
     )
 
 

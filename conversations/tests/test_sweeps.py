@@ -16,7 +16,7 @@ from django.utils import timezone
 from conversations import processes, sweeps
 from conversations.errors import StoreBusy, StoreDamaged, StoreError, StoreReadOnly
 from conversations.models import Attachment, ChatMessage, ChatSession, ChatTurn, RecordedEvents
-from conversations.store import pruning, tickets
+from conversations.store import line, pruning
 from conversations.sweeps import PrunedSessions
 from conversations.tests import factories
 from conversations.tests.other_process import SITE, start_python
@@ -92,7 +92,7 @@ def test_what_waits_goes_on_waiting_for_a_process_that_answers(session, gone, he
 
 
 def test_what_waited_too_long_is_kept_and_waits_no_more(session, gone, here):
-    long_ago = timezone.now() - tickets.ADOPT_WITHIN - timedelta(minutes=1)
+    long_ago = timezone.now() - line.ADOPT_WITHIN - timedelta(minutes=1)
     for text in ("1", "2"):
         speak(session, text, process=here, now=long_ago)
     speak(session, "3", process=here)
@@ -135,18 +135,18 @@ def test_a_conversation_that_cannot_be_read_keeps_no_other_from_being_closed(
     damaged, whole = sorted(sessions(user, 2), key=lambda session: session.id)
     for session in (damaged, whole):
         speak(session, "a secret", process=gone)
-    recover = tickets.recover
+    recover = line.recover
 
     def fail_once(db: Any, *, session_id: Any, **options: Any) -> Any:
         if session_id == damaged.id:
             raise error("a secret")
         return recover(db, session_id=session_id, **options)
 
-    monkeypatch.setattr(tickets, "recover", fail_once)
+    monkeypatch.setattr(line, "recover", fail_once)
     assert sweeps.recover_turns(now=timezone.now()) == 1
     assert [statuses(session) for session in (damaged, whole)] == [["running"], ["interrupted"]]
-    (line,) = [record.getMessage() for record in caplog.records]
-    assert line == f"session {damaged.id} not recovered: {error.__name__}"
+    (told,) = [record.getMessage() for record in caplog.records]
+    assert told == f"session {damaged.id} not recovered: {error.__name__}"
 
 
 @pytest.mark.parametrize("error", [StoreBusy, StoreReadOnly])
@@ -159,7 +159,7 @@ def test_where_nothing_can_be_written_the_sweep_ends_at_once(user, gone, monkeyp
         tried.append(1)
         raise error
 
-    monkeypatch.setattr(tickets, "recover", fail)
+    monkeypatch.setattr(line, "recover", fail)
     with pytest.raises(error):
         sweeps.recover_turns(now=timezone.now())
     assert tried == [1]
@@ -258,8 +258,8 @@ def test_a_memory_that_cannot_be_read_keeps_no_other_from_being_pruned(
     found = sweeps.prune_sessions(now=timezone.now())
     assert found == PrunedSessions(visited=2, pruned=1, forgotten=1, failed=1)
     assert [counters(session)[0] for session in (damaged, whole)] == [4, 3]
-    (line,) = [record.getMessage() for record in caplog.records]
-    assert line == f"session {damaged.id} not pruned: {error.__name__}"
+    (told,) = [record.getMessage() for record in caplog.records]
+    assert told == f"session {damaged.id} not pruned: {error.__name__}"
 
 
 @pytest.mark.parametrize("error", [StoreBusy, StoreReadOnly])

@@ -33,7 +33,7 @@ from conversations.events import (
     TurnRunning,
 )
 from conversations.models import ChatSession, ChatTurn
-from conversations.store import closing, finishing, leases, records, stops, tickets
+from conversations.store import closing, finishing, leases, line, records, stops, tickets
 from conversations.store import log as store_log
 from conversations.store.closing import STOPPED
 from conversations.tests import factories, scripted
@@ -225,7 +225,7 @@ async def test_waiting_survives_a_store_that_is_away(session, script, gate, monk
     first, second = await say(session, "1"), await say(session, "2")
     await until_said(first, "a ")
     with monkeypatch.context() as away:
-        refuse(away, tickets, "look_ahead", StoreBusy())
+        refuse(away, line, "look_ahead", StoreBusy())
         gate.set()
         await told(first)
         await asyncio.sleep(0.05)
@@ -237,7 +237,7 @@ async def test_a_start_that_breaks_ends_in_one_error(session, script, gate, monk
     script(Say("a b", gate=gate))
     first, second = await say(session, "1"), await say(session, "2")
     with monkeypatch.context() as broken:
-        refuse(broken, tickets, "look_ahead", ZeroDivisionError())
+        refuse(broken, line, "look_ahead", ZeroDivisionError())
         gate.set()
         events = await told(second)
     await told(first)

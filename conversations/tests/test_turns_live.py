@@ -23,7 +23,7 @@ from conversations.events import (
 from conversations.ids import new_id
 from conversations.models import ChatMessage, ChatSession, ChatTurn
 from conversations.store import log as store_log
-from conversations.store.tickets import Ticket
+from conversations.store.line import Ticket
 from conversations.tests.scripted import SCRIPT, Say
 from conversations.tests.turns_helpers import (
     abandon,

@@ -16,8 +16,8 @@ from conversations.ids import new_id
 from conversations.models import ChatMessage, ChatSession, ChatTurn
 from conversations.store import records, tickets
 from conversations.store.leases import Holder
+from conversations.store.line import Ticket
 from conversations.store.records import Recording
-from conversations.store.tickets import Ticket
 from conversations.turns import send as _send
 from conversations.turns.live import LiveTurn
 

@@ -28,8 +28,8 @@ from conversations.processes import steady_milliseconds
 from conversations.store import tickets
 from conversations.store.inputs import Settlement, TurnInput
 from conversations.store.leases import Holder
+from conversations.store.line import Ticket
 from conversations.store.repeats import Repeat
-from conversations.store.tickets import Ticket
 from conversations.turns.heartbeat import Heartbeat
 from conversations.turns.late import Late
 from conversations.turns.line import Lines

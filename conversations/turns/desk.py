@@ -24,12 +24,12 @@ from conversations.errors import (
 )
 from conversations.store import stops
 from conversations.store.leases import Holder
+from conversations.store.line import Orphan
 from conversations.store.records import last_recorded
 from conversations.store.repeats import Ending, Repeat, find_ending
 from conversations.store.rewinding import find_said
 from conversations.store.stops import Stop
 from conversations.store.threads import find_turn
-from conversations.store.tickets import Orphan
 from conversations.turns.admission import Admission, Said
 from conversations.turns.follow import FollowedTurn
 from conversations.turns.heartbeat import Heartbeat, start_task

@@ -34,9 +34,9 @@ from conversations.events import (
     TurnRunning,
 )
 from conversations.store.leases import lease_clock
+from conversations.store.line import count_ahead
 from conversations.store.records import read_after
 from conversations.store.repeats import Ending, find_ending, read_answer
-from conversations.store.tickets import count_ahead
 from conversations.turns.live import PIECE_CHARS, failed
 
 logger = logging.getLogger(__name__)

@@ -17,9 +17,9 @@ from conversations import lanes
 from conversations.conf import get_conf
 from conversations.errors import StoreBusy, StoreError, StoreReadOnly
 from conversations.processes import steady_milliseconds
-from conversations.store import leases, records, stops, tickets
+from conversations.store import leases, line, records, stops
 from conversations.store.leases import Holder
-from conversations.store.tickets import Orphan
+from conversations.store.line import Orphan
 from conversations.turns.live import LiveTurn
 from conversations.turns.taking import write_mended
 
@@ -81,7 +81,7 @@ class Heartbeat:
     async def recover(self, session_id: UUID, *, holder: Holder | None = None) -> None:
         """Close what is abandoned in a conversation, and adopt what waits there."""
         recover = partial(
-            tickets.recover,
+            line.recover,
             session_id=session_id,
             holder=holder or self._holder(),
             now=timezone.now(),

@@ -11,7 +11,7 @@ from typing import Any
 
 from conversations.errors import ConversationsError
 from conversations.events import NOT_SAVED
-from conversations.store.tickets import Started
+from conversations.store.line import Started
 from conversations.turns.live import LiveTurn
 from conversations.turns.run import AgentRun
 from conversations.turns.session import TurnSession

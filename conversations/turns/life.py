@@ -25,9 +25,9 @@ from conversations.errors import (
 )
 from conversations.events import NOT_SAVED, TurnCompleted, TurnQueued, TurnRunning
 from conversations.processes import steady_milliseconds
-from conversations.store import closing, finishing, tickets
+from conversations.store import closing, finishing, line, tickets
 from conversations.store.leases import Holder
-from conversations.store.tickets import Orphan, Started
+from conversations.store.line import Orphan, Started
 from conversations.turns.failures import turn_error
 from conversations.turns.heartbeat import Heartbeat
 from conversations.turns.hooks import OwnThreads
@@ -129,7 +129,7 @@ class Life:
 
     async def _try_to_start(self, turn: LiveTurn) -> Started | list[Orphan]:
         ticket, holder = turn.ticket, self._holder()
-        ahead = await lanes.read(partial(tickets.look_ahead, ticket=ticket, holder=holder))
+        ahead = await lanes.read(partial(line.look_ahead, ticket=ticket, holder=holder))
         if ahead == "somebody":
             return []
         now, before = timezone.now(), steady_milliseconds()

@@ -23,8 +23,8 @@ from conversations.events import (
 from conversations.ids import new_id
 from conversations.items import Memory
 from conversations.store.inputs import TurnInput
+from conversations.store.line import Started, Ticket
 from conversations.store.records import Recording
-from conversations.store.tickets import Started, Ticket
 
 PIECE_CHARS: Final = 65_536
 

@@ -21,7 +21,7 @@ from conversations.ids import new_id
 from conversations.items import Memory, Row, row_from_item
 from conversations.lanes import Database
 from conversations.store import log, shown
-from conversations.store.tickets import Started
+from conversations.store.line import Started
 from conversations.turns.taking import write_mended
 
 if TYPE_CHECKING:

@@ -15,7 +15,7 @@ from conversations.events import CONTEXT_UNAVAILABLE, NOT_SAVED
 from conversations.ids import agent_session_id
 from conversations.items import Memory, Row
 from conversations.store.inputs import TurnInput
-from conversations.store.tickets import Ticket
+from conversations.store.line import Ticket
 from conversations.turns.live import LiveTurn, Unsaved
 
 if TYPE_CHECKING:
