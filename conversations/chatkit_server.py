@@ -40,6 +40,7 @@ from chatkit.types import (
 )
 from django.core.exceptions import ImproperlyConfigured
 from pydantic import BaseModel, TypeAdapter
+from pydantic_core import PydanticSerializationError, to_json
 
 from conversations import chatkit_turns, feedback
 from conversations.assistant import get_chatkit_server
@@ -49,10 +50,12 @@ from conversations.chatkit_converter import ConversationConverter
 from conversations.chatkit_store import ConversationStore
 from conversations.conf import get_conf
 from conversations.errors import Invalid, NotConfigured, ThreadClosed, ThreadNotFound
-from conversations.ids import parse_uuid
+from conversations.ids import parse_uuid, storable_value
 from conversations.store.thread_items import HIDDEN_KINDS
 from conversations.thread_items import aware
 
+_AS_SENT: Final = {"exclude_metadata": True}
+"""As the library does it: the metadata of attachments stays here."""
 _HIDDEN: Final = tuple(f'"{kind}"'.encode() for kind in HIDDEN_KINDS)
 
 
@@ -175,8 +178,17 @@ class ConversationServer(ChatKitServer[ChatKitContext]):
         return await super()._build_user_message_item(input, thread, context)
 
     def _serialize(self, obj: BaseModel) -> bytes:
-        """Times get their zone: the library's own are naive local ones."""
-        return super()._serialize(with_zones(obj))
+        """Times get their zone: the library's own are naive local ones.
+
+        Half an emoji, which models do write, is in no UTF-8: without this, one that is stored would
+        make all that holds it unreadable for good.
+        """
+        told = with_zones(obj)
+        try:
+            return super()._serialize(told)
+        except PydanticSerializationError:
+            plain = told.model_dump(mode="json", by_alias=True, exclude_none=True, context=_AS_SENT)
+            return to_json(storable_value(plain), inf_nan_mode="null")
 
     # What a project may override
 

@@ -80,6 +80,17 @@ def storable(text: str) -> str:
     )
 
 
+def storable_value(value: Any) -> Any:
+    """A value of which each text is `storable`."""
+    if isinstance(value, str):
+        return storable(value)
+    if isinstance(value, dict):
+        return {storable(str(key)): storable_value(inner) for key, inner in value.items()}
+    if isinstance(value, list | tuple):
+        return [storable_value(inner) for inner in value]
+    return value
+
+
 def parse_uuid(value: str) -> uuid.UUID | None:
     """The UUID a client wrote in its canonical form, or None for anything else."""
     try:

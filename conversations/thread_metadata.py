@@ -6,7 +6,7 @@ from typing import Any, Final
 
 from chatkit.types import ActiveStatus, ClosedStatus, LockedStatus, ThreadMetadata
 
-from conversations.ids import storable
+from conversations.ids import storable, storable_value
 from conversations.store.thread_details import Changes, Details
 
 MAX_TITLE_CHARS: Final = 200
@@ -41,7 +41,7 @@ def changes_between(known: ThreadMetadata, thread: ThreadMetadata) -> Changes:
     if thread.allowed_image_domains != known.allowed_image_domains:
         extras["allowed_image_domains"] = thread.allowed_image_domains
     metadata = {
-        storable(key): _storable(value)
+        storable(key): storable_value(value)
         for key, value in thread.metadata.items()
         if key not in known.metadata or known.metadata[key] != value
     }
@@ -56,14 +56,3 @@ def _status(status: str, reason: str | None) -> Any:
 
 def _is_texts(value: Any) -> bool:
     return isinstance(value, list) and all(isinstance(each, str) for each in value)
-
-
-def _storable(value: Any) -> Any:
-    """A value of which every engine can store each text."""
-    if isinstance(value, str):
-        return storable(value)
-    if isinstance(value, dict):
-        return {storable(str(key)): _storable(inner) for key, inner in value.items()}
-    if isinstance(value, list | tuple):
-        return [_storable(inner) for inner in value]
-    return value

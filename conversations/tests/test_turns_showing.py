@@ -185,6 +185,34 @@ async def test_the_words_of_people_are_not_taken_back(session, script):
     assert await shown(session) == [("user", "Hello"), ("assistant", "ok")]
 
 
+async def test_half_an_emoji_of_a_model_makes_nothing_unreadable(session, script, client):
+    async def show(chatkit: Any) -> None:
+        await chatkit.stream(ThreadItemDoneEvent(item=message(chatkit, "half \ud83d")))
+        chatkit.thread.status = ClosedStatus(reason="half \ud83d")
+        chatkit.client_tool_call = ClientToolCall(
+            name="pick", arguments={"\ud83d": ["\ud83d", float("nan"), None]}
+        )
+
+    heard = await perform(session, script, show, tool="last")
+    assert heard[-1].status == "completed"
+    thread_id = str(session.id)
+    read = await post(client, "threads.get_by_id", thread_id=thread_id)
+    assert read["status"] == {"type": "closed", "reason": "half \ufffd"}
+    assert (await post(client, "threads.list"))["data"][0]["status"] == read["status"]
+    items = (await post(client, "items.list", thread_id=thread_id))["data"]
+    call, answer, _ = items
+    assert answer["content"][0]["text"] == "half \ufffd"
+    assert [*call["arguments"].values()] == [["\ufffd", None, None]]
+    told_items = [event["item"] for event in events(heard) if "item" in event]
+    assert told_items == [answer, call]
+
+
+async def post(client: Any, kind: str, **params: Any) -> Any:
+    response = await client.post("/chatkit", json={"type": kind, "params": params})
+    assert response.status_code == 200, response.text
+    return response.json()
+
+
 async def test_progress_is_told_and_not_stored(session, script):
     async def deed(chatkit: Any) -> None:
         await chatkit.stream(ProgressUpdateEvent(text="Looking"))
