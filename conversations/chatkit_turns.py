@@ -11,6 +11,7 @@ import asyncio
 import json
 import logging
 from collections.abc import AsyncIterator, Sequence
+from contextlib import suppress
 from dataclasses import replace
 from datetime import UTC, datetime
 from typing import TYPE_CHECKING, Any, Final, Protocol
@@ -40,6 +41,7 @@ from conversations.chatkit_context import ChatKitContext, Prepared
 from conversations.chatkit_events import tell
 from conversations.conf import get_conf
 from conversations.errors import (
+    ConversationsError,
     Invalid,
     StoreError,
     ThreadClosed,
@@ -149,12 +151,17 @@ async def _create(server: Server, said: UserMessageInput, context: ChatKitContex
     given = await _given(server, item)
     row = await threads.create_thread(owner_id=context.owner_id, session_id=thread_id)
     thread = ThreadMetadata(id=str(row.id), created_at=row.created_at)
-    turn = await turns.send(
-        session_id=thread_id,
-        owner_id=context.owner_id,
-        text=storable(item_text(item)),
-        given=given,
-    )
+    try:
+        turn = await turns.send(
+            session_id=thread_id,
+            owner_id=context.owner_id,
+            text=storable(item_text(item)),
+            given=given,
+        )
+    except ConversationsError:  # such as a file that another message was faster to send
+        with suppress(ConversationsError):
+            await threads.delete_thread(session_id=thread_id, owner_id=context.owner_id)
+        raise
     context.prepared = Prepared(thread, turn, item)
 
 

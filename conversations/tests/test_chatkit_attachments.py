@@ -15,7 +15,7 @@ from conversations import lanes
 from conversations.chatkit_attachments import ConversationAttachmentStore
 from conversations.chatkit_context import ChatKitContext, Prepared, UnknownAttachment
 from conversations.chatkit_store import ConversationStore
-from conversations.models import Attachment, ChatMessage
+from conversations.models import Attachment, ChatMessage, ChatSession
 from conversations.tests.test_api_chatkit import ask, error_of, said
 
 PNG = b"\x89PNG\r\n\x1a\n" + b"\x00" * 24
@@ -134,6 +134,15 @@ async def test_files_of_a_prepared_message_are_not_read_again(session):
     await STORE.save_attachment(file, context)
     with pytest.raises(UnknownAttachment):
         await STORE.load_attachment("b", context)
+
+
+async def test_a_file_that_was_sent_begins_no_other_thread(client, session):
+    announced = await create(client, **TEXT)
+    await upload(client, announced, b"Hi")
+    await lanes.call(Attachment.objects.update, session_id=session.id, message_id=uuid4())
+    said_again = {"content": [], "attachments": [announced["id"]], "inference_options": {}}
+    assert error_of(await ask(client, "threads.create", input=said_again)) == (422, "invalid")
+    assert await lanes.call(ChatSession.objects.count) == 1
 
 
 async def test_a_file_goes_with_the_item_it_came_with(client, session, user):
