@@ -266,7 +266,12 @@ async def _retry(
     )
     if turn_id is None:
         raise _invalid("item_id", "was not said in a turn, and cannot be retried", "wrong_item")
-    turn = await turns.retry(session_id=session_id, owner_id=context.owner_id, turn_id=turn_id)
+    turn = await turns.retry(
+        session_id=session_id,
+        owner_id=context.owner_id,
+        turn_id=turn_id,
+        beside=await _given(server, item),
+    )
     context.prepared = Prepared(thread, turn, item)
 
 

@@ -175,15 +175,26 @@ def wake_next(db: Database, session_id: Any) -> None:
         notify(db, str(session_id))
 
 
-def remember_the_question(db: Database, *, session_id: Any, turn_id: Any) -> None:
+def remember_the_question(db: Database, *, session_id: Any, turn_id: Any, now: datetime) -> None:
     """The model is to know what was asked, although the run came to store nothing.
 
-    The keys are as the engine stores them.
+    With its files, and all else that it was given beside the text. The keys are as the engine
+    stores them.
     """
+    beside = select(db, ["input_item"], f"FROM {TURN} WHERE id = %s", (turn_id,))
+    given = decode_input(beside[0][0]) if beside else None
+    if given is not None and not given.is_said:
+        remembered = f"SELECT 1 FROM {MESSAGE} WHERE turn_id = %s AND agent_item IS NOT NULL"
+        if db.one(f"{remembered} LIMIT 1", (turn_id,)) is None:
+            rows = unseen_rows(given)
+            append_rows(db, session_id=session_id, turn_id=turn_id, rows=rows, now=now)
+        return
     for message_id, said in _texts(
         db, "turn_id = %s AND role = 'user' AND shown = %s AND agent_item IS NULL", (turn_id, True)
     ):
-        item = encode_item({"content": said, "role": "user"})  # as the SDK makes it of a text
+        items = given.agent_items if given is not None else None
+        # As the SDK makes it of a text.
+        item = encode_item(items[0] if items else {"content": said, "role": "user"})
         db.run(f"UPDATE {MESSAGE} SET agent_item = %s WHERE id = %s", (item, message_id))
         db.run(
             f"UPDATE {SESSION} SET remembered_count = remembered_count + 1 WHERE id = %s",
@@ -226,7 +237,7 @@ def _close_running(
         " output_tokens = output_tokens + %s WHERE id = %s",
         (input_tokens, output_tokens, session.id),
     )
-    remember_the_question(db, session_id=session.id, turn_id=key)
+    remember_the_question(db, session_id=session.id, turn_id=key, now=now)
     said, last_number = recorded_answer(db, turn_id=to_uuid(key))
     stored = _texts(
         db,
@@ -243,7 +254,7 @@ def _close_running(
     if stored_id is not None:
         mark_cut(db, key=answer_key, corrected=cut.corrected)
     db.run(
-        f"UPDATE {TURN} SET status = %s, error_code = %s, event_count = %s,"
+        f"UPDATE {TURN} SET status = %s, error_code = %s, input_item = NULL, event_count = %s,"
         " answer_message_id = %s, finished_at = %s WHERE id = %s",
         (
             status,

@@ -77,7 +77,7 @@ def finish(
     if row is None:
         return _finished_before(db, lease=lease, status=result.status)
     if result.status != "completed":
-        remember_the_question(db, session_id=session_id, turn_id=turn_id)
+        remember_the_question(db, session_id=session_id, turn_id=turn_id, now=now)
     append_rows(db, session_id=session_id, turn_id=turn_id, rows=result.rows, now=now)
     answer_key = from_uuid(result.answer_id, is_sqlite=db.is_sqlite)
     if result.incomplete and answer_key is not None:
@@ -90,6 +90,7 @@ def finish(
     db.run(
         f"UPDATE {TURN} SET status = %s, error_code = %s, warning = %s, model = %s, requests = %s,"
         " input_tokens = %s, output_tokens = %s, answer_message_id = %s, event_count = %s,"
+        " input_item = NULL,"
         " first_token_at = %s, finished_at = %s WHERE id = %s",
         (
             result.status,

@@ -34,8 +34,13 @@ class TurnInput:
     created_at: datetime | None = None
     """When it was said, if that was told already."""
 
+    @property
+    def is_more_for_the_model(self) -> bool:
+        """Whether the model is given what no row of the log says until the run remembers it."""
+        return self.agent_items is not None
+
     def encode(self) -> str:
-        """As it waits with the turn's ticket."""
+        """As it is kept with the turn's ticket."""
         return encode_item(
             {
                 "message_id": str(self.message_id),

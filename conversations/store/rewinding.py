@@ -61,6 +61,7 @@ class _Question:
     thread_item: str | None = None
     agent_item: Any = None
     waiting: TurnInput | None = None
+    running: TurnInput | None = None
 
     def given(self) -> TurnInput | None:
         """What was said beside the text."""
@@ -69,10 +70,11 @@ class _Question:
         if self.thread_item is None or self.message_id is None:
             return None
         item = decode_item(self.agent_item)
+        told = self.running.agent_items if self.running else None  # it remembers with its end
         return TurnInput(
             message_id=self.message_id,
             thread_item=self.thread_item,
-            agent_items=None if item is None else [item],
+            agent_items=told if item is None else [item],
         )
 
 
@@ -199,7 +201,7 @@ def _find_question(db: Database, session_key: Any, turn_id: UUID) -> _Question:
         raise TurnNotFound
     number, status, waiting, message_key, text, thread_item, agent_item, beside = rows[0]
     message_id, is_queued = uuid_of(message_key), text_of(status) == "queued"
-    given = decode_input(beside) if is_queued else None
+    given = decode_input(beside)
     said = waiting if is_queued else text if message_id else None
     if given is not None and not given.is_said:
         said = None
@@ -209,7 +211,8 @@ def _find_question(db: Database, session_key: Any, turn_id: UUID) -> _Question:
         message_id,
         thread_item=None if thread_item is None else text_of(thread_item),
         agent_item=agent_item,
-        waiting=given,
+        waiting=given if is_queued else None,
+        running=None if is_queued else given,
     )
 
 

@@ -114,7 +114,7 @@ def submit(
             number,
             "queued" if ahead else "running",
             text if ahead else "",
-            given.encode() if ahead and given else None,
+            given.encode() if given and (ahead or given.is_more_for_the_model) else None,
             idempotency_key,
             holder.process,
             holder.until(db),
@@ -201,12 +201,14 @@ def start(
         return adopt(db, session, line.orphans, holder=holder)
     if line.has_changed:
         session = lock_session(db, session_id=ticket.session_id) or session
-    user_row = row_of(row[0], decode_input(row[4]))
+    given = decode_input(row[4])
+    user_row = row_of(row[0], given)
     lease = Lease(ticket.session_id, ticket.turn_id, session.fence + 1)
     db.run(
-        f"UPDATE {TURN} SET status = 'running', input = '', input_item = NULL, fence = %s,"
+        f"UPDATE {TURN} SET status = 'running', input = '', input_item = %s, fence = %s,"
         " lease_until = %s, started_at = %s, user_message_id = %s WHERE id = %s",
         (
+            row[4] if given and given.is_more_for_the_model else None,
             lease.fence,
             holder.until(db),
             from_moment(now, is_sqlite=db.is_sqlite),

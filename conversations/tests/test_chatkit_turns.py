@@ -357,6 +357,16 @@ async def test_a_retry_keeps_the_message_and_takes_back_what_followed(session, m
     assert json.loads(again.agent_item) == json.loads(question.agent_item)
 
 
+async def test_a_retry_gives_the_model_what_it_no_longer_remembers(session, mine, script):
+    await heard(to(session, "one", quoted_text="a quote"), mine)
+    question = (await log(session))[0]
+    forget = ChatMessage.objects.filter(id=question.id).update
+    await lanes.call(lambda: forget(agent_item=None))  # as pruning does
+    await heard(all_about(str(session.id), str(question.id))[3], ChatKitContext(session.owner_id))
+    again = (await log(session))[0]
+    assert json.loads(again.agent_item) == json.loads(question.agent_item)
+
+
 # --- Leaving ------------------------------------------------------------------------------------
 
 

@@ -15,6 +15,7 @@ from conversations.ids import new_id
 from conversations.items import Row, encode_item
 from conversations.models import ChatMessage
 from conversations.store import closing, line, rewinding, tickets
+from conversations.store import log as store_log
 from conversations.store.inputs import Settlement, TurnInput, decode_input
 from conversations.store.leases import Holder
 from conversations.tests import factories
@@ -88,7 +89,7 @@ async def test_a_message_that_starts_at_once_is_stored_as_it_was_given(session):
     assert (row.id, row.text, row.thread_item) == (GIVEN.message_id, "hi", GIVEN.thread_item)
     (turn,) = await rows(session)
     assert turn.user_message_id == GIVEN.message_id
-    assert turn.input_item is None
+    assert decode_input(turn.input_item) == GIVEN  # until the model remembers it
 
 
 async def test_a_message_that_waits_is_stored_as_it_was_given(session):
@@ -99,6 +100,8 @@ async def test_a_message_that_waits_is_stored_as_it_was_given(session):
     await start(second)
     *_, row = await log(session)
     assert (row.id, row.text, row.thread_item) == (GIVEN.message_id, "hi", GIVEN.thread_item)
+    assert decode_input((await rows(session))[1].input_item) == GIVEN
+    await give_up(second.turn_id)
     assert (await rows(session))[1].input_item is None
 
 
@@ -108,6 +111,39 @@ async def test_a_message_that_never_starts_is_kept_as_it_was_given(session):
     assert await give_up(second.turn_id) == GIVEN.message_id
     *_, row = await log(session)
     assert (row.id, row.thread_item) == (GIVEN.message_id, GIVEN.thread_item)
+
+
+async def test_a_turn_that_broke_off_leaves_the_model_all_that_was_given(session):
+    ticket = await submit(session, given=GIVEN)
+    await give_up(ticket.turn_id, "interrupted")
+    question = (await log(session))[0]
+    assert [json.loads(question.agent_item)] == GIVEN.agent_items
+    assert (await rows(session))[0].input_item is None
+    await counters_fit(session)
+
+
+async def test_a_text_alone_is_kept_with_no_ticket_that_runs(session):
+    await submit(session, given=TurnInput(thread_item="{}"))
+    assert (await rows(session))[0].input_item is None
+
+
+@pytest.mark.parametrize("is_remembered", [True, False])
+async def test_what_a_person_did_is_remembered_once_where_its_turn_breaks_off(
+    session, is_remembered
+):
+    told = {"role": "user", "content": "red"}
+    given = TurnInput(agent_items=[told], is_said=False)
+    ticket = await submit(session, "", given=given)
+    if is_remembered:
+        row = Row("message", "user", agent_item=encode_item(told))
+        batch = store_log.Batch(rows=[row])
+        lease = ticket.started.lease
+        append = partial(store_log.append_for_turn, lease=lease, batch=batch, now=timezone.now())
+        await lanes.write(append)
+    await give_up(ticket.turn_id, "interrupted")
+    (row,) = await log(session)
+    assert (json.loads(row.agent_item), row.shown) == (told, False)
+    await counters_fit(session)
 
 
 async def test_an_abandoned_message_is_adopted_as_it_was_given(session):
@@ -195,6 +231,11 @@ async def test_a_message_said_once_more_is_what_it_was(session):
 
 async def test_a_waiting_message_said_once_more_is_what_it_was(session):
     await submit(session, "first")
+    ticket = await submit(session, given=GIVEN)
+    assert (await said_in(session, ticket.turn_id)).given == GIVEN
+
+
+async def test_a_running_message_said_once_more_is_what_it_was(session):
     ticket = await submit(session, given=GIVEN)
     assert (await said_in(session, ticket.turn_id)).given == GIVEN
 

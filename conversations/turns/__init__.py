@@ -75,8 +75,11 @@ async def retry(
     turn_id: UUID,
     text: str | None = None,
     idempotency_key: str | None = None,
+    beside: TurnInput | None = None,
 ) -> LiveTurn | FollowedTurn:
     """Say once more what was said in a turn, or `text`, in its place: all from there on goes.
+
+    `beside` is what the model is given of it where it no longer remembers that itself.
 
     What runs or waits in the conversation is ended, wherever it does. Taking back and saying are
     one: after a crash the conversation is the old one, or has the new message. The same
@@ -92,6 +95,7 @@ async def retry(
         turn_id=turn_id,
         text=text,
         idempotency_key=idempotency_key,
+        beside=beside,
     )
     await erase_soon()
     return turn

@@ -8,6 +8,7 @@ from __future__ import annotations
 import asyncio
 import logging
 import weakref
+from dataclasses import replace
 from functools import partial
 from typing import Any, Final
 from uuid import UUID
@@ -23,6 +24,7 @@ from conversations.errors import (
     StoreError,
 )
 from conversations.store import stops
+from conversations.store.inputs import TurnInput
 from conversations.store.leases import Holder
 from conversations.store.line import Orphan
 from conversations.store.records import last_recorded
@@ -87,6 +89,7 @@ class Desk:
         turn_id: UUID,
         text: str | None,
         idempotency_key: str | None,
+        beside: TurnInput | None = None,
     ) -> LiveTurn | FollowedTurn:
         """Say once more what was said in a turn, or `text`, in its place.
 
@@ -114,7 +117,7 @@ class Desk:
             found.text,
             idempotency_key,
             rewinds_to=turn_id,
-            given=found.given,
+            given=_completed(found.given, beside),
         )
         return await self.send(said)
 
@@ -293,6 +296,13 @@ def _find_told(
     if ending is None:
         raise StoreError  # it went between two reads
     return ending, last_recorded(db, turn_id=turn_id)
+
+
+def _completed(given: TurnInput | None, beside: TurnInput | None) -> TurnInput | None:
+    """What is said beside a text once more, with what no memory holds of it any more."""
+    if given is None or beside is None or given.agent_items is not None:
+        return given
+    return replace(given, agent_items=beside.agent_items)
 
 
 def _refuse_beyond(after: int, last: int) -> None:
