@@ -101,6 +101,12 @@ class Invalid(ConversationsError):
         self.fields = fields or []
 
 
+class LedgerSealed(ConversationsError):
+    """The ledger only grows: its rows are never changed or deleted."""
+
+    code = "ledger_sealed"
+
+
 class NotConfigured(ConversationsError):
     """This site is not set up for that."""
 

@@ -1,8 +1,11 @@
-"""The rows: one log per conversation, its turns, what is attached, and who may come in."""
+"""The rows: one log per conversation, its turns, what is attached, who may come in, and
+what became of what is gone.
+"""
 
 from conversations.models.access import AccessToken, Throttle
 from conversations.models.attachments import Attachment
 from conversations.models.feedback import Feedback
+from conversations.models.ledger import LedgerEntry, OpenRemoval
 from conversations.models.messages import ChatMessage, QuarantinedMessage
 from conversations.models.sessions import USUAL_BUDGET, ChatSession
 from conversations.models.turns import ChatTurn, RecordedEvents
@@ -15,6 +18,8 @@ __all__ = [
     "ChatSession",
     "ChatTurn",
     "Feedback",
+    "LedgerEntry",
+    "OpenRemoval",
     "QuarantinedMessage",
     "RecordedEvents",
     "Throttle",

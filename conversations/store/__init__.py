@@ -13,6 +13,7 @@ transaction when they write, and know nothing of HTTP, the SDK or ChatKit.
     clearing   everything said in a session goes
     stops      a stop asked for in any process
     rewinding  a conversation as it was before one of its turns
+    ledger     what was removed, when and by whom; never what it was
     records    what a stream has told, to be told again
     repeats    the same message sent twice
     titles     what an untitled conversation is called

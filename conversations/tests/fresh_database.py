@@ -16,6 +16,9 @@ from django.contrib.contenttypes.models import ContentType
 from django.core.management.commands import flush
 from django.db import connection
 
+from conversations.models import LedgerEntry
+from conversations.tests.ledger_helpers import LEDGER, off, on
+
 FIRST_ROWS = (ContentType, Permission)
 """What migrations leave in an empty database, those that are referred to first."""
 
@@ -42,4 +45,7 @@ def quickly_emptied() -> Iterator[None]:
 def _delete_all(_style: Any, connection: Any, **_: Any) -> list[str]:
     """For one transaction: references are looked at when it is committed."""
     tables = connection.introspection.django_table_names(only_existing=True, include_views=False)
-    return [f"DELETE FROM {connection.ops.quote_name(table)}" for table in tables]
+    emptying = [f"DELETE FROM {connection.ops.quote_name(table)}" for table in tables]
+    if LEDGER in tables and LedgerEntry.objects.exists():
+        return [*off(connection), *emptying, *on(connection)]
+    return emptying
