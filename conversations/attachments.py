@@ -182,7 +182,7 @@ async def open_attachment(*, owner_id: Any, attachment_id: UUID) -> tuple[Attach
 
 async def delete_attachment(*, owner_id: Any, attachment_id: UUID) -> None:
     """Remove a file and its bytes. Raises AttachmentNotFound; ThreadHeld where it is on hold."""
-    take = partial(store.take, owner_id=owner_id, attachment_id=attachment_id)
+    take = partial(store.take, owner_id=owner_id, attachment_id=attachment_id, now=timezone.now())
     await lanes.write(take)
     await erase_soon()
 

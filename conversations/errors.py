@@ -48,6 +48,12 @@ class AttachmentNotFound(NotFound):
     """There is no such attachment."""
 
 
+class PlanNotFound(NotFound):
+    """There is no such plan."""
+
+    code = "plan_not_found"
+
+
 class Conflict(ConversationsError):
     """This does not go together with what is already there."""
 
@@ -66,11 +72,42 @@ class ThreadHeld(Conflict):
     code = "held"
 
 
+class NotHeld(Conflict):
+    """There is no hold here that could be lifted."""
+
+    code = "not_held"
+
+
 class ThreadBusy(Conflict):
     """A turn runs in this conversation; try again when it has ended."""
 
     code = "thread_busy"
     retryable = True
+
+
+class PlanApplied(Conflict):
+    """This plan has been applied already; its receipt is kept."""
+
+    code = "plan_applied"
+
+
+class PlanExpired(Conflict):
+    """This plan is older than 24 hours; make a new one."""
+
+    code = "plan_expired"
+
+
+class CleanupRunning(Conflict):
+    """Another cleanup is running; wait until it has ended."""
+
+    code = "cleanup_running"
+    retryable = True
+
+
+class CleanupLost(Conflict):
+    """Another process has taken this cleanup over."""
+
+    code = "cleanup_lost"
 
 
 class IdempotencyConflict(Conflict):

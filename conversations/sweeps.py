@@ -24,8 +24,9 @@ from conversations.conf import get_conf
 from conversations.errors import StoreBusy, StoreError, StoreReadOnly
 from conversations.lanes import Database
 from conversations.store import attachments as attached
-from conversations.store import leases, line, mending, pruning, records
+from conversations.store import leases, ledger, line, mending, pruning, records
 from conversations.store.closing import lock_session
+from conversations.store.holds import is_held
 from conversations.store.leases import Holder
 
 logger = logging.getLogger(__name__)
@@ -91,13 +92,13 @@ def forget_events(*, now: datetime) -> int:
     return forgotten
 
 
-def sweep_orphans(*, now: datetime) -> int:
+def sweep_orphans(*, now: datetime, actor: str = ledger.SCHEDULE) -> int:
     """Erase attached files that nobody will miss; of how many the bytes are gone.
 
     Those that were never sent within `UNUSED_KEPT`, those whose owner or conversation is gone, and
     what is left of those that were removed.
     """
-    orphans = partial(attached.take_orphans, unused_since=now - UNUSED_KEPT)
+    orphans = partial(attached.take_orphans, unused_since=now - UNUSED_KEPT, now=now, actor=actor)
     lanes.perform(orphans)
     return attachments.erase_removed()
 
@@ -107,15 +108,18 @@ def prune_sessions(
     now: datetime,
     session_ids: Iterable[UUID] | None = None,
     dry_run: bool = False,
+    actor: str = ledger.SCHEDULE,
     told: Callable[[PrunedSessions], object] = lambda so_far: None,
 ) -> PrunedSessions:
     """Forget what memories hold beyond their budget: of all sessions over theirs, or of these.
 
     Each is visited once, in a transaction of its own; one that cannot be read does not keep the
     rest. Of sessions that are named the counters are mended first: what another program added is
-    found so. A dry run does the same, and undoes it. `told` hears after every session.
+    found so. A dry run does the same, and undoes it. `told` hears after every session. All that is
+    removed becomes one row of the ledger, at the end.
     """
-    prune = partial(_prune, mends=session_ids is not None, now=now)
+    prune = partial(_prune, mends=session_ids is not None, now=now, actor=actor)
+    begun = time.monotonic()
     so_far = PrunedSessions()
     for session_id in _find_over_budget() if session_ids is None else session_ids:
         try:
@@ -127,6 +131,16 @@ def prune_sessions(
             so_far += PrunedSessions(visited=1, failed=1)
         told(so_far)
         _let_others_write()
+    if lanes.look_up(partial(ledger.has_noted, action=ledger.PRUNE, actor=actor)):
+        tell = partial(
+            ledger.tell,
+            action=ledger.PRUNE,
+            actor=actor,
+            policy=f"at most {get_conf().agent_session_max_messages} remembered",
+            milliseconds=round((time.monotonic() - begun) * 1000),
+            at=now,
+        )
+        lanes.perform(tell, dry_run=dry_run)
     return so_far
 
 
@@ -138,10 +152,15 @@ def _find_over_budget() -> Iterator[UUID]:
         last = session_ids[-1]
 
 
-def _prune(db: Database, *, session_id: UUID, mends: bool, now: datetime) -> PrunedSessions:
+def _prune(
+    db: Database, *, session_id: UUID, mends: bool, now: datetime, actor: str
+) -> PrunedSessions:
     if mends:
         mending.mend_counters(db, session_id=session_id)
     forgotten = pruning.prune(db, session_id=session_id, now=now)
+    if forgotten and not is_held(db, lanes.from_uuid(session_id, is_sqlite=db.is_sqlite)):
+        counts = {"sessions": 1, "entries": forgotten}
+        ledger.note(db, action=ledger.PRUNE, actor=actor, counts=counts)
     overrun = pruning.find_overrun(db, session_id=session_id)
     return PrunedSessions(
         visited=1,

@@ -4,19 +4,16 @@ from __future__ import annotations
 
 import json
 from collections.abc import Mapping
-from functools import partial
 from typing import Any
 from uuid import UUID
 
-from django.db import transaction
 from django.utils import timezone
 
 from conversations import attachments, lanes, turns
-from conversations.errors import ThreadHeld, ThreadNotFound
+from conversations.errors import ThreadNotFound
 from conversations.ids import agent_session_id, new_id
-from conversations.models import ChatMessage, ChatSession, ChatTurn, Feedback, RecordedEvents
-from conversations.store import attachments as attached
-from conversations.store import clearing, log, threads
+from conversations.models import ChatSession
+from conversations.store import clearing, holds, ledger, log, removing, thread_items, threads
 from conversations.store.threads import ThreadRow
 
 
@@ -81,7 +78,7 @@ async def clear_thread(*, session_id: UUID, owner_id: Any) -> int:
 
     def clear(db: lanes.Database) -> int:
         _deletable(db, session_id=session_id, owner_id=owner_id)
-        return clearing.clear_session(db, session_id=session_id, now=now)
+        return clearing.clear_session(db, session_id=session_id, actor=ledger.USER, now=now)
 
     cleared = await lanes.write(clear)
     await attachments.erase_soon()
@@ -100,37 +97,26 @@ async def delete_thread(*, session_id: UUID, owner_id: Any) -> None:
 
 
 def _delete(session_id: UUID, owner_id: Any) -> None:
-    with transaction.atomic():
-        session = (
-            ChatSession.objects.owned_by(owner_id)
-            .select_for_update()
-            .filter(id=session_id)
-            .only("hold")
-            .first()
+    now = timezone.now()
+
+    def delete(db: lanes.Database) -> None:
+        key = thread_items.hold_session(db, session_id, owner_id)
+        holds.refuse_held(db, key)
+        removed = removing.remove_sessions(db, [key])
+        ledger.tell_of_session(
+            db,
+            action=ledger.DELETE,
+            session_key=key,
+            actor=ledger.USER,
+            counts=removed.counts(),
+            byte_count=removed.bytes,
+            now=now,
         )
-        if session is None:
-            raise ThreadNotFound
-        if session.hold:
-            raise ThreadHeld
-        Feedback.objects.filter(message__session=session)._raw_delete(using="default")
-        lanes.perform(partial(_take_files, session_id=session_id))
-        ChatMessage.objects.filter(session=session)._raw_delete(using="default")
-        RecordedEvents.objects.filter(turn__session=session)._raw_delete(using="default")
-        ChatTurn.objects.filter(session=session)._raw_delete(using="default")
-        ChatSession.objects.filter(id=session_id)._raw_delete(using="default")
 
-
-def _take_files(db: lanes.Database, *, session_id: UUID) -> int:
-    key = lanes.from_uuid(session_id, is_sqlite=db.is_sqlite)
-    return attached.take_of_session(db, session_key=key)
+    lanes.perform(delete)
 
 
 def _deletable(db: lanes.Database, *, session_id: UUID, owner_id: Any) -> None:
     """Raises what stands in the way. Nothing is read that may be damaged and is not needed."""
     threads.find_thread(db, session_id=session_id, owner_id=owner_id)
-    (hold,) = db.one(
-        f"SELECT hold FROM {log.SESSION} WHERE id = %s",
-        (lanes.from_uuid(session_id, is_sqlite=db.is_sqlite),),
-    )
-    if hold:
-        raise ThreadHeld
+    holds.refuse_held(db, lanes.from_uuid(session_id, is_sqlite=db.is_sqlite))

@@ -39,46 +39,81 @@ def unguard(apps: Any, schema_editor: Any) -> None:
 
 
 class Migration(migrations.Migration):
-
     dependencies = [
-        ('conversations', '0009_feedback'),
+        ("conversations", "0009_feedback"),
     ]
 
     operations = [
         migrations.CreateModel(
-            name='LedgerEntry',
+            name="LedgerEntry",
             fields=[
-                ('number', models.BigIntegerField(help_text='From 1 on, without a gap.', primary_key=True, serialize=False)),
-                ('at', models.DateTimeField()),
-                ('actor', models.CharField(help_text='"schedule", "command", "user", "code" or "staff:<key>".', max_length=64)),
-                ('action', models.CharField(help_text='A word of `store.ledger.ACTIONS`.', max_length=32)),
-                ('subject', models.CharField(blank=True, max_length=64)),
-                ('reason', models.CharField(blank=True, help_text='As given by who did it.', max_length=500)),
-                ('policy', models.CharField(blank=True, help_text='The rule that was applied.', max_length=100)),
-                ('cutoff', models.DateTimeField(blank=True, null=True)),
-                ('counts', models.TextField(help_text='JSON: how many rows of which kind.')),
-                ('byte_count', models.BigIntegerField(default=0)),
-                ('milliseconds', models.BigIntegerField(default=0)),
-                ('errors', models.TextField(help_text='JSON: which kinds of errors, and how many of each.')),
-                ('previous_hash', models.CharField(max_length=64)),
-                ('hash', models.CharField(max_length=64)),
+                (
+                    "number",
+                    models.BigIntegerField(
+                        help_text="From 1 on, without a gap.", primary_key=True, serialize=False
+                    ),
+                ),
+                ("at", models.DateTimeField()),
+                (
+                    "actor",
+                    models.CharField(
+                        help_text='"schedule", "command", "user", "code" or "staff:<key>".',
+                        max_length=64,
+                    ),
+                ),
+                (
+                    "action",
+                    models.CharField(help_text="A word of `store.ledger.ACTIONS`.", max_length=32),
+                ),
+                ("subject", models.CharField(blank=True, max_length=64)),
+                (
+                    "reason",
+                    models.CharField(
+                        blank=True, help_text="As given by who did it.", max_length=500
+                    ),
+                ),
+                (
+                    "policy",
+                    models.CharField(
+                        blank=True, help_text="The rule that was applied.", max_length=100
+                    ),
+                ),
+                ("cutoff", models.DateTimeField(blank=True, null=True)),
+                ("counts", models.TextField(help_text="JSON: how many rows of which kind.")),
+                ("byte_count", models.BigIntegerField(default=0)),
+                ("milliseconds", models.BigIntegerField(default=0)),
+                (
+                    "errors",
+                    models.TextField(
+                        help_text="JSON: which kinds of errors, and how many of each."
+                    ),
+                ),
+                ("previous_hash", models.CharField(max_length=64)),
+                ("hash", models.CharField(max_length=64)),
             ],
             options={
-                'verbose_name_plural': 'ledger entries',
-                'default_permissions': ('view',),
+                "verbose_name_plural": "ledger entries",
+                "default_permissions": ("view",),
             },
         ),
         migrations.CreateModel(
-            name='OpenRemoval',
+            name="OpenRemoval",
             fields=[
-                ('id', models.CharField(help_text='Action and actor.', max_length=100, primary_key=True, serialize=False)),
-                ('action', models.CharField(max_length=32)),
-                ('actor', models.CharField(max_length=64)),
-                ('begun_at', models.DateTimeField()),
-                ('counts', models.TextField()),
+                (
+                    "id",
+                    models.CharField(
+                        help_text="Action and actor.",
+                        max_length=100,
+                        primary_key=True,
+                        serialize=False,
+                    ),
+                ),
+                ("action", models.CharField(max_length=32)),
+                ("actor", models.CharField(max_length=64)),
+                ("counts", models.TextField()),
             ],
             options={
-                'default_permissions': (),
+                "default_permissions": (),
             },
         ),
         migrations.RunPython(guard, unguard),

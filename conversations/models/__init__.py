@@ -4,7 +4,9 @@ what became of what is gone.
 
 from conversations.models.access import AccessToken, Throttle
 from conversations.models.attachments import Attachment
+from conversations.models.cleanups import Cleanup, CleanupPage
 from conversations.models.feedback import Feedback
+from conversations.models.holds import UserHold
 from conversations.models.ledger import LedgerEntry, OpenRemoval
 from conversations.models.messages import ChatMessage, QuarantinedMessage
 from conversations.models.sessions import USUAL_BUDGET, ChatSession
@@ -17,10 +19,13 @@ __all__ = [
     "ChatMessage",
     "ChatSession",
     "ChatTurn",
+    "Cleanup",
+    "CleanupPage",
     "Feedback",
     "LedgerEntry",
     "OpenRemoval",
     "QuarantinedMessage",
     "RecordedEvents",
     "Throttle",
+    "UserHold",
 ]

@@ -68,7 +68,6 @@ class OpenRemoval(models.Model):
     id = models.CharField(primary_key=True, max_length=100, help_text="Action and actor.")
     action = models.CharField(max_length=32)
     actor = models.CharField(max_length=64)
-    begun_at = models.DateTimeField()
     counts = models.TextField()
 
     class Meta:

@@ -101,6 +101,7 @@ class ChatSession(models.Model):
                 condition=Q(owner__isnull=False),
                 name="chat_session_by_activity",
             ),
+            models.Index(fields=["last_active_at", "id"], name="chat_session_idle"),
             models.Index(
                 fields=["id"],
                 condition=Q(remembered_count__gt=USUAL_BUDGET),

@@ -19,6 +19,11 @@ transaction when they write, and know nothing of HTTP, the SDK or ChatKit.
     titles     what an untitled conversation is called
     mending    counters that do not fit their rows
     damage     reading rows that hold what their columns should not
+    holds      what nobody may remove
+    removing   whole sessions go, with all that belongs to them
+    plans      which sessions are idle for too long
+    cleanups   who removes those, and what has gone so far
+    weights    how much rows hold
     pruning    the oldest leave a memory that is too long
     replacing  a memory gives way to its summary
     restoring  what was set aside is remembered again

@@ -25,7 +25,9 @@ from conversations.errors import (
 from conversations.ids import new_id
 from conversations.lanes import Database, from_moment, from_uuid
 from conversations.models import Attachment, ChatSession
+from conversations.store import holds, ledger
 from conversations.store.damage import LONG_AGO, count_of, moment_of, select, text_of, uuid_of
+from conversations.store.ledger import Entry
 
 ATTACHMENT: Final = Attachment._meta.db_table
 MAX_UNUSED: Final = 100
@@ -194,25 +196,42 @@ def attach(
     return find(db, owner_id=owner_id, ids=ids)
 
 
-def take(db: Database, *, owner_id: Any, attachment_id: UUID) -> None:
-    """Remove one file. Raises AttachmentNotFound; ThreadHeld where its conversation is on hold."""
+def take(
+    db: Database, *, owner_id: Any, attachment_id: UUID, now: datetime, actor: str = ledger.USER
+) -> None:
+    """Remove one file. Raises AttachmentNotFound; ThreadHeld where it is on hold."""
     (row,) = find(db, owner_id=owner_id, ids=[attachment_id])
     if row.session_id is not None:
         lock = "" if db.is_sqlite else " FOR UPDATE"
-        session = db.one(
-            f"SELECT hold FROM {_SESSION} WHERE id = %s{lock}",
-            (from_uuid(row.session_id, is_sqlite=db.is_sqlite),),
-        )
-        if session and session[0]:
-            raise ThreadHeld
+        session = from_uuid(row.session_id, is_sqlite=db.is_sqlite)
+        db.one(f"SELECT 1 FROM {_SESSION} WHERE id = %s{lock}", (session,))
+        holds.refuse_held(db, session)
+    if holds.is_user_held(db, user_id=owner_id):
+        raise ThreadHeld
     key = from_uuid(attachment_id, is_sqlite=db.is_sqlite)
     if not _take(db, "id = %s AND owner_id = %s", (key, _key(owner_id, db))):
         raise AttachmentNotFound
+    about = row.session_id
+    entry = Entry(
+        action=ledger.ATTACHMENT_DELETED,
+        actor=actor,
+        at=now,
+        subject=ledger.of_session(about) if about else ledger.of_user(owner_id),
+        counts={"attachments": 1},
+        byte_count=row.size,
+    )
+    ledger.append(db, entry)
 
 
 def take_of_session(db: Database, *, session_key: Any) -> int:
     """Remove the files of a conversation, its id as the engine stores it; how many."""
     return _take(db, "session_id = %s", (session_key,))
+
+
+def take_of_sessions(db: Database, *, session_keys: Sequence[Any]) -> int:
+    """The same for several."""
+    marks = ", ".join(["%s"] * len(session_keys))
+    return _take(db, f"session_id IN ({marks})", session_keys)
 
 
 def take_of_messages(
@@ -239,14 +258,33 @@ def take_of_owner(db: Database, *, owner_id: Any) -> int:
     return _take(db, "owner_id = %s", (_key(owner_id, db),))
 
 
-def take_orphans(db: Database, *, unused_since: datetime) -> int:
+def take_orphans(db: Database, *, unused_since: datetime, now: datetime, actor: str) -> int:
     """Remove files that nobody will miss; how many.
 
-    Those announced before then and never sent, and those whose owner or conversation is gone.
+    Those announced before then and never sent, and those whose owner or conversation is gone; not
+    those of a person whose all is on hold.
     """
     moment = from_moment(unused_since, is_sqlite=db.is_sqlite)
-    unused = "session_id IS NULL AND (created_at < %s OR message_id IS NOT NULL)"
-    return _take(db, unused, (moment,)) + _take(db, "owner_id IS NULL", ())
+    unused = (
+        "session_id IS NULL AND (created_at < %s OR message_id IS NOT NULL)"
+        f" AND (owner_id IS NULL OR owner_id NOT IN (SELECT user_id FROM {holds.USER_HOLD}))"
+    )
+    gone = "owner_id IS NULL"
+    taken = size = 0
+    for where, params in ((unused, [moment]), (gone, [])):
+        size += _size(db, where, params)
+        taken += _take(db, where, params)
+    if taken:
+        entry = Entry(
+            action=ledger.ATTACHMENTS_SWEPT,
+            actor=actor,
+            at=now,
+            policy="unused for 24 hours, or left behind",
+            counts={"attachments": taken},
+            byte_count=size,
+        )
+        ledger.append(db, entry)
+    return taken
 
 
 def find_removed(db: Database, *, limit: int, after: Any = None) -> list[Removed]:
@@ -303,6 +341,14 @@ def _take(db: Database, where: str, params: Sequence[Any]) -> int:
         f" message_id = NULL, name = '', mime_type = '' WHERE {where}",
         params,
     )
+
+
+def _size(db: Database, where: str, params: Sequence[Any]) -> int:
+    """The bytes of what `_take` would remove."""
+    (size,) = db.one(
+        f"SELECT SUM(stored_size) FROM {ATTACHMENT} WHERE {_IS_KNOWN} AND {where}", params
+    )
+    return count_of(size)
 
 
 def _remove_bytes(db: Database, storage_name: str) -> None:

@@ -8,17 +8,18 @@ from uuid import UUID
 from conversations.errors import ThreadHeld, ThreadNotFound
 from conversations.lanes import Database, from_uuid
 from conversations.store import closing, log
+from conversations.store.holds import IS_HELD
 from conversations.store.mending import mend_counters
 
 
-def clear_session(db: Database, *, session_id: UUID, now: datetime) -> int:
+def clear_session(db: Database, *, session_id: UUID, actor: str, now: datetime) -> int:
     """Forget everything said in a session, keep the session; how many messages people could read.
 
     What runs or waits in it is ended first. Raises ThreadNotFound, ThreadHeld.
     """
     mend_counters(db, session_id=session_id)  # also holds the session's row
     row = db.one(
-        f"SELECT agent_session_id, hold FROM {log.SESSION} WHERE id = %s",
+        f"SELECT agent_session_id, {IS_HELD} FROM {log.SESSION} WHERE id = %s",
         (from_uuid(session_id, is_sqlite=db.is_sqlite),),
     )
     if row is None:
@@ -27,4 +28,4 @@ def clear_session(db: Database, *, session_id: UUID, now: datetime) -> int:
     if is_held:
         raise ThreadHeld
     closing.interrupt_all(db, session_id=session_id, now=now)
-    return log.clear(db, agent_session_id=agent_session_id, now=now)
+    return log.clear(db, agent_session_id=agent_session_id, actor=actor, now=now)

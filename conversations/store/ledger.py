@@ -150,6 +150,32 @@ def append(db: Database, entry: Entry) -> int:
     return number
 
 
+def tell_of_session(
+    db: Database,
+    *,
+    action: str,
+    session_key: Any,
+    actor: str,
+    counts: Mapping[str, int],
+    byte_count: int,
+    now: datetime,
+) -> None:
+    """Write down what was removed of one session; nothing where nothing was."""
+    counts = {name: count for name, count in counts.items() if count}
+    if counts:
+        append(
+            db,
+            Entry(
+                action=action,
+                actor=actor,
+                at=now,
+                subject=of_session(session_key),
+                counts=counts,
+                byte_count=byte_count,
+            ),
+        )
+
+
 def verify(db: Database, *, head: str = "") -> Verified:
     """Follow the chain from its first row; with `head`, that hash must be in it."""
     columns = [f"CAST({name} AS TEXT)" if name in _TIMES else name for name in _COLUMNS]
@@ -187,15 +213,15 @@ def verify(db: Database, *, head: str = "") -> Verified:
     )
 
 
-def note(db: Database, *, action: str, actor: str, counts: Mapping[str, int], at: datetime) -> None:
+def note(db: Database, *, action: str, actor: str, counts: Mapping[str, int]) -> None:
     """Add what this transaction removes to what `tell` will write: for a run of many of them."""
     key, lock = f"{action}:{actor}", "" if db.is_sqlite else " FOR UPDATE"
     row = db.one(f"SELECT counts FROM {OPEN} WHERE id = %s{lock}", (key,))
     if row is None:
         db.run(
-            f"INSERT INTO {OPEN} (id, action, actor, begun_at, counts)"
-            " VALUES (%s, %s, %s, %s, %s) ON CONFLICT DO NOTHING",
-            (key, action, actor, from_moment(at, is_sqlite=db.is_sqlite), "{}"),
+            f"INSERT INTO {OPEN} (id, action, actor, counts) VALUES (%s, %s, %s, '{{}}')"
+            " ON CONFLICT DO NOTHING",
+            (key, action, actor),
         )
         row = db.one(f"SELECT counts FROM {OPEN} WHERE id = %s{lock}", (key,))
     total = Counter(json.loads(row[0]))
@@ -203,24 +229,31 @@ def note(db: Database, *, action: str, actor: str, counts: Mapping[str, int], at
     db.run(f"UPDATE {OPEN} SET counts = %s WHERE id = %s", (_json(total), key))
 
 
-def tell(db: Database, *, action: str, actor: str, policy: str = "", at: datetime) -> int | None:
-    """Write one row for all that was noted, also by a run that was killed; None where nothing was.
+def has_noted(db: Database, *, action: str, actor: str) -> bool:
+    """Whether there is something to `tell`."""
+    key = f"{action}:{actor}"
+    return db.one(f"SELECT 1 FROM {OPEN} WHERE id = %s", (key,)) is not None
 
-    Its number, else.
+
+def tell(
+    db: Database, *, action: str, actor: str, policy: str = "", milliseconds: int = 0, at: datetime
+) -> int | None:
+    """Write one row for all that was noted, also by a run that was killed; its number.
+
+    None where nothing was.
     """
     key, lock = f"{action}:{actor}", "" if db.is_sqlite else " FOR UPDATE"
-    row = db.one(f"SELECT counts, begun_at FROM {OPEN} WHERE id = %s{lock}", (key,))
+    row = db.one(f"SELECT counts FROM {OPEN} WHERE id = %s{lock}", (key,))
     if row is None:
         return None
     db.run(f"DELETE FROM {OPEN} WHERE id = %s", (key,))
-    begun_at = moment_of(row[1]) or at
     entry = Entry(
         action=action,
         actor=actor,
         at=at,
         policy=policy,
         counts=json.loads(row[0]),
-        milliseconds=max(0, round((at - begun_at).total_seconds() * 1000)),
+        milliseconds=milliseconds,
     )
     return append(db, entry)
 

@@ -14,7 +14,10 @@ from conversations.ids import new_id
 from conversations.items import Row
 from conversations.lanes import Database, from_moment, from_uuid, to_uuid
 from conversations.models import ChatMessage, ChatSession, ChatTurn, Feedback, RecordedEvents
+from conversations.store import ledger
 from conversations.store.attachments import take_of_session
+from conversations.store.holds import refuse_held
+from conversations.store.weights import weigh
 
 SESSION: Final = ChatSession._meta.db_table
 TURN: Final = ChatTurn._meta.db_table
@@ -239,16 +242,19 @@ def insert_rows(
     )
 
 
-def clear(db: Database, *, agent_session_id: str, now: datetime) -> int:
+def clear(db: Database, *, agent_session_id: str, now: datetime, actor: str = ledger.CODE) -> int:
     """Forget everything said in the named session; returns how many messages people could read.
 
     What its turns cost is kept; what was said in them is not, nor are the files that came with it.
+    Raises ThreadHeld.
     """
     found = lock_named(db, agent_session_id)
     if found is None:
         return 0
+    refuse_held(db, found)
     (message_count,) = db.one(f"SELECT message_count FROM {SESSION} WHERE id = %s", (found,))
-    take_of_session(db, session_key=found)
+    entries, size = weigh(db, "session_id = %s", (found,))
+    files = take_of_session(db, session_key=found)
     delete_messages(db, "session_id = %s", (found,))
     of_its_turns = f"turn_id IN (SELECT id FROM {TURN} WHERE session_id = %s)"
     db.run(f"DELETE FROM {EVENTS} WHERE {of_its_turns}", (found,))
@@ -262,6 +268,15 @@ def clear(db: Database, *, agent_session_id: str, now: datetime) -> int:
         " pruned_count = 0, quarantined_count = 0, last_active_at = %s, updated_at = %s"
         " WHERE id = %s",
         (moment, moment, found),
+    )
+    ledger.tell_of_session(
+        db,
+        action=ledger.CLEAR,
+        session_key=found,
+        actor=actor,
+        counts={"messages": entries, "attachments": files},
+        byte_count=size,
+        now=now,
     )
     return int(message_count)
 

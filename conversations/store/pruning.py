@@ -16,6 +16,7 @@ from conversations.history import Header, find_window
 from conversations.lanes import Database, from_moment, from_uuid
 from conversations.models import USUAL_BUDGET
 from conversations.store.damage import count_of, first_readable, select, text_of, uuid_of
+from conversations.store.holds import is_held
 from conversations.store.log import MESSAGE, REMEMBERED, SESSION, TURN
 
 _IS_RUNNING: Final = (
@@ -110,12 +111,12 @@ def _prune(db: Database, of: str, key: Any, *, now: datetime) -> int:
     budget = get_conf().agent_session_max_messages
     lock = "" if db.is_sqlite else " FOR UPDATE"
     row = db.one(
-        f"SELECT id, remembered_count, hold, {_IS_RUNNING} FROM {SESSION} WHERE {of}{lock}",
+        f"SELECT id, remembered_count, {_IS_RUNNING} FROM {SESSION} WHERE {of}{lock}",
         (key,),
     )
     if row is None:
         return 0
-    session_key, remembered, is_held, is_running = row
+    session_key, remembered, is_running = row
     if is_running or (type(remembered) is int and remembered <= budget):
         return 0
     headers = read_headers(db, session_key=session_key)
@@ -129,7 +130,7 @@ def _prune(db: Database, of: str, key: Any, *, now: datetime) -> int:
             since=headers[0].position,
             before=begins_at,
             besides=pinned,
-            keeps_rows=bool(is_held),
+            keeps_rows=is_held(db, session_key),
             now=now,
         )
     db.run(

@@ -14,9 +14,12 @@ from uuid import UUID
 from conversations.history import Header, header_of, is_whole, misplaced
 from conversations.items import Memory, decode_item, decode_items
 from conversations.lanes import Database, from_moment, from_uuid
+from conversations.store import ledger
 from conversations.store.attachments import take_of_messages
 from conversations.store.damage import is_text_damage, text_of
+from conversations.store.holds import is_held
 from conversations.store.log import MESSAGE, REMEMBERED, SESSION, delete_messages, lock_named
+from conversations.store.weights import weigh
 
 _AT_ONCE: Final = 1000
 _OF_NAME: Final = f"session_id = (SELECT id FROM {SESSION} WHERE agent_session_id = %s)"
@@ -44,7 +47,8 @@ def quarantine(db: Database, *, agent_session_id: str, memory: Memory, now: date
 def pop(db: Database, *, agent_session_id: str, now: datetime) -> dict[str, Any] | None:
     """Remove the newest valid item and return it; None where there is none.
 
-    Unreadable rows on the way are quarantined, not removed.
+    Unreadable rows on the way are quarantined, not removed. In a session on hold the row stays and
+    only leaves the memory.
     """
     found = lock_named(db, agent_session_id)
     if found is None:
@@ -62,10 +66,13 @@ def pop(db: Database, *, agent_session_id: str, now: datetime) -> dict[str, Any]
             break
         unreadable += 1
         _set_aside(db, session_id=found, unreadable={row[0]: _why_unread(row[0])}, now=now)
-    if item is not None:
+    if item is not None and is_held(db, found):
+        _forget_newest(db, found, position=row[0], now=now)
+    elif item is not None:
         where, params = "session_id = %s AND position = %s", (found, row[0])
+        _, size = weigh(db, where, params)
         named = f"SELECT id FROM {MESSAGE} WHERE {where}"
-        take_of_messages(db, session_key=found, messages=named, params=params)
+        files = take_of_messages(db, session_key=found, messages=named, params=params)
         delete_messages(db, where, params)
         moment = from_moment(now, is_sqlite=db.is_sqlite)
         db.run(
@@ -75,9 +82,32 @@ def pop(db: Database, *, agent_session_id: str, now: datetime) -> dict[str, Any]
             " item_count = CASE WHEN item_count > 0 THEN item_count - 1 ELSE 0 END WHERE id = %s",
             (moment, moment, row[2], row[2], found),
         )
+        ledger.tell_of_session(
+            db,
+            action=ledger.ITEM_DELETED,
+            session_key=found,
+            actor=ledger.CODE,
+            counts={"messages": 1, "attachments": files},
+            byte_count=size,
+            now=now,
+        )
     if unreadable:
         count_again(db, session_id=found)
     return item
+
+
+def _forget_newest(db: Database, session_key: Any, *, position: int, now: datetime) -> None:
+    moment = from_moment(now, is_sqlite=db.is_sqlite)
+    db.run(
+        f"UPDATE {MESSAGE} SET forgotten_at = %s WHERE session_id = %s AND position = %s",
+        (moment, session_key, position),
+    )
+    db.run(
+        f"UPDATE {SESSION} SET last_active_at = %s, updated_at = %s,"
+        " remembered_count = CASE WHEN remembered_count > 0 THEN remembered_count - 1 ELSE 0 END"
+        " WHERE id = %s",
+        (moment, moment, session_key),
+    )
 
 
 def position_in(db: Database) -> str:

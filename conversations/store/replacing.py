@@ -9,6 +9,7 @@ from typing import Any
 
 from conversations.items import Row, decode_item
 from conversations.lanes import Database, from_moment
+from conversations.store.holds import is_held
 from conversations.store.log import (
     MESSAGE,
     REMEMBERED,
@@ -74,13 +75,12 @@ def replace_newest(
 def _forget(db: Database, key: Any, gone: Sequence[Remembered], *, now: datetime) -> None:
     if not gone:
         return
-    (is_held,) = db.one(f"SELECT hold FROM {SESSION} WHERE id = %s", (key,))
     dropped = forget(
         db,
         session_key=key,
         since=gone[0][0],
         before=gone[-1][0] + 1,
-        keeps_rows=bool(is_held),
+        keeps_rows=is_held(db, key),
         now=now,
     )
     db.run(

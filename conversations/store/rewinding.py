@@ -14,19 +14,21 @@ from uuid import UUID
 from conversations.errors import (
     IdempotencyConflict,
     ThreadClosed,
-    ThreadHeld,
     ThreadNotFound,
     TurnNotFound,
 )
 from conversations.items import decode_item
 from conversations.lanes import Database, from_moment, from_uuid
+from conversations.store import ledger
 from conversations.store.attachments import take_of_messages
 from conversations.store.closing import interrupt_all, lock_session
 from conversations.store.damage import count_of, select, text_of, uuid_of
+from conversations.store.holds import refuse_held
 from conversations.store.inputs import TurnInput, decode_input
 from conversations.store.log import EVENTS, MESSAGE, REMEMBERED, SESSION, TURN, delete_messages
 from conversations.store.repeats import Repeat, find_repeat
 from conversations.store.threads import find_thread
+from conversations.store.weights import weigh
 
 _COUNTED: Final = ("item_count", "remembered_count", "message_count", "quarantined_count")
 
@@ -108,7 +110,7 @@ def find_said(
             return repeat
     if thread.status != "active":
         raise ThreadClosed
-    _refuse_held(db, key)
+    refuse_held(db, key)
     if question.text is None:
         raise TurnNotFound
     if text is not None and text != question.text:
@@ -135,12 +137,12 @@ def rewind(
     session = lock_session(db, session_id=session_id, owner_id=owner_id)
     if session is None:
         raise ThreadNotFound
-    _refuse_held(db, session.id)
+    refuse_held(db, session.id)
     interrupt_all(db, session_id=session_id, now=now)  # one that waited is in the log now
     question = _find_question(db, session.id, turn_id)
     if question.message_id is None or question.text is None:
         raise TurnNotFound
-    counts = _delete_from(
+    counts, files, size = _delete_from(
         db,
         session.id,
         turn_id=turn_id,
@@ -158,6 +160,15 @@ def rewind(
         (*[count for count in counts for _ in range(2)], moment, moment, session.id),
     )
     items, _, messages, _ = counts
+    ledger.tell_of_session(
+        db,
+        action=ledger.RETRY,
+        session_key=session.id,
+        actor=ledger.USER,
+        counts={"messages": items, "attachments": files},
+        byte_count=size,
+        now=now,
+    )
     return Rewound(question.text, question.message_id, messages, items)
 
 
@@ -171,12 +182,6 @@ def find_turn_of(db: Database, *, session_id: UUID, message_id: UUID) -> UUID | 
         ),
     )
     return uuid_of(row[0]) if row else None
-
-
-def _refuse_held(db: Database, session_key: Any) -> None:
-    (is_held,) = db.one(f"SELECT hold FROM {SESSION} WHERE id = %s", (session_key,))
-    if is_held:
-        raise ThreadHeld
 
 
 def _find_question(db: Database, session_key: Any, turn_id: UUID) -> _Question:
@@ -223,8 +228,10 @@ def _delete_from(
     turn_id: UUID,
     question: _Question,
     keeps_files: bool,
-) -> list[int]:
-    """Delete the log from the turn's first row on; how many rows, by `_COUNTED`, that were."""
+) -> tuple[list[int], int, int]:
+    """Delete the log from the turn's first row on; how many rows, by `_COUNTED`, that were, how
+    many files went with them, and the bytes of what they said.
+    """
     keys = [from_uuid(each, is_sqlite=db.is_sqlite) for each in (turn_id, question.message_id)]
     position = "position"
     if db.is_sqlite:  # which stores anything anywhere, and sorts it after all numbers
@@ -247,7 +254,8 @@ def _delete_from(
         f" FROM {MESSAGE} WHERE {where}",
         (True, *params),
     )
-    take_of_messages(
+    _, size = weigh(db, where, params)
+    files = take_of_messages(
         db,
         session_key=session_key,
         messages=f"SELECT id FROM {MESSAGE} WHERE {where}",
@@ -255,7 +263,7 @@ def _delete_from(
         besides=question.message_id if keeps_files else None,
     )
     delete_messages(db, where, params)
-    return [int(count) for count in counts]
+    return [int(count) for count in counts], files, size
 
 
 def _forget_turns(db: Database, session_key: Any, *, since: int) -> None:

@@ -8,8 +8,11 @@ from uuid import UUID
 from conversations.errors import LeaseLost
 from conversations.items import Row
 from conversations.lanes import Database, from_moment, from_uuid
+from conversations.store import ledger
 from conversations.store.damage import flag_of
+from conversations.store.holds import is_held
 from conversations.store.log import MESSAGE, REMEMBERED, SESSION, Lease
+from conversations.store.weights import weigh
 
 
 def rewrite(db: Database, *, lease: Lease, row: Row, now: datetime) -> bool:
@@ -30,10 +33,11 @@ def rewrite(db: Database, *, lease: Lease, row: Row, now: datetime) -> bool:
     return bool(changed)
 
 
-def take_back(db: Database, *, lease: Lease, message_id: UUID) -> bool:
+def take_back(db: Database, *, lease: Lease, message_id: UUID, now: datetime) -> bool:
     """Delete what is shown by that id, also from the memory; whether there was something.
 
-    Only what a tool has shown: the words of people and of the assistant stay. Raises LeaseLost.
+    Only what a tool has shown: the words of people and of the assistant stay, and so does all in a
+    conversation on hold. Raises LeaseLost.
     """
     _touch(db, lease=lease, now=None)
     key = from_uuid(message_id, is_sqlite=db.is_sqlite)
@@ -43,13 +47,23 @@ def take_back(db: Database, *, lease: Lease, message_id: UUID) -> bool:
         " WHERE id = %s AND session_id = %s AND thread_item IS NOT NULL AND role <> 'user'",
         (key, session_key),
     )
-    if found is None:
+    if found is None or is_held(db, session_key):
         return False
+    _, size = weigh(db, "id = %s", (key,))
     db.run(f"DELETE FROM {MESSAGE} WHERE id = %s", (key,))
     db.run(
         f"UPDATE {SESSION} SET item_count = item_count - 1, message_count = message_count - %s,"
         " remembered_count = remembered_count - %s WHERE id = %s",
         (int(flag_of(found[0])), int(found[1]), session_key),
+    )
+    ledger.tell_of_session(
+        db,
+        action=ledger.ITEM_DELETED,
+        session_key=session_key,
+        actor=ledger.CODE,
+        counts={"messages": 1},
+        byte_count=size,
+        now=now,
     )
     return True
 

@@ -24,6 +24,7 @@ from conversations.store.damage import (
     uuid_of,
     word_of,
 )
+from conversations.store.holds import IS_HELD
 from conversations.store.log import SESSION
 
 _MOST: Final = 2**53
@@ -74,7 +75,7 @@ class AllStatistics(Counters):
 
 
 _COUNTERS: Final = tuple(field.name for field in fields(Counters))
-_NAMES: Final = ("id", "agent_session_id", "owner_id", "status", "hold")
+_NAMES: Final = ("id", "agent_session_id", "owner_id", "status", IS_HELD)
 _TIMES: Final = ("created_at", "updated_at", "last_active_at")
 
 
@@ -105,8 +106,8 @@ def sum_statistics(db: Database, *, now: datetime) -> AllStatistics:
     columns = [
         "COUNT(*)",
         _count(f"{_number('remembered_count', db)} > %s"),
-        _count("hold"),
-        _count(f"NOT hold AND {active_at} < %s"),
+        _count(IS_HELD),
+        _count(f"NOT {IS_HELD} AND {active_at} < %s"),
         f"MIN({active_at})",
         f"MAX({active_at})",
         *(f"SUM({_number(counter, db)})" for counter in _COUNTERS),

@@ -10,10 +10,11 @@ from datetime import datetime
 from typing import Any, Final, Literal
 from uuid import UUID
 
-from conversations.errors import ItemNotFound, ThreadHeld, ThreadNotFound
+from conversations.errors import ItemNotFound, ThreadNotFound
 from conversations.history import misplaced
 from conversations.items import Row
 from conversations.lanes import Database, from_moment, from_uuid
+from conversations.store import ledger
 from conversations.store.attachments import take_of_messages
 from conversations.store.closing import append_rows
 from conversations.store.damage import (
@@ -24,9 +25,11 @@ from conversations.store.damage import (
     text_of,
     uuid_of,
 )
+from conversations.store.holds import refuse_held
 from conversations.store.log import FEEDBACK, MESSAGE, REMEMBERED, SESSION, TURN, delete_messages
 from conversations.store.pruning import read_headers
 from conversations.store.threads import find_thread, owner_key
+from conversations.store.weights import weigh
 
 HIDDEN_KINDS: Final = frozenset({"hidden_context_item", "sdk_hidden_context"})
 """What never leaves the server."""
@@ -150,8 +153,7 @@ def delete_item(
     is no error. Raises ThreadNotFound, ThreadHeld.
     """
     key = hold_session(db, session_id, owner_id)
-    if db.one(f"SELECT hold FROM {SESSION} WHERE id = %s", (key,))[0]:
-        raise ThreadHeld
+    refuse_held(db, key)
     item_key = from_uuid(item_id, is_sqlite=db.is_sqlite)
     stored = db.one(
         f"SELECT kind, CASE WHEN shown = %s THEN 1 ELSE 0 END,"
@@ -165,8 +167,9 @@ def delete_item(
     if stored is None:
         return
     kind, shown, remembered, quarantined, is_running = stored
-    files = f"SELECT id FROM {MESSAGE} WHERE id = %s"
-    take_of_messages(db, session_key=key, messages=files, params=(item_key,))
+    _, size = weigh(db, "id = %s", (item_key,))
+    named = f"SELECT id FROM {MESSAGE} WHERE id = %s"
+    files = take_of_messages(db, session_key=key, messages=named, params=(item_key,))
     if is_running or (remembered and kind != "message"):
         db.run(
             f"UPDATE {MESSAGE} SET text = '', shown = %s, thread_item = NULL WHERE id = %s",
@@ -181,6 +184,15 @@ def delete_item(
         if remembered:
             _forget_misplaced(db, key, besides=known)
     _touch(db, key, now)
+    ledger.tell_of_session(
+        db,
+        action=ledger.ITEM_DELETED,
+        session_key=key,
+        actor=ledger.USER,
+        counts={"messages": 1, "attachments": files},
+        byte_count=size,
+        now=now,
+    )
 
 
 def _forget_misplaced(db: Database, key: Any, *, besides: set[int]) -> None:

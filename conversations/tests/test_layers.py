@@ -19,7 +19,7 @@ FLOORS: dict[int, str] = {
     7: "chatkit_attachments chatkit_converter",
     6: "chatkit_context",
     5: "threads demo supervisor checks admin tasks schedules",
-    4: "turns sweeps feedback retention erasure search usage",  # what happens to it
+    4: "turns sweeps feedback retention holds erasure search usage",  # what happens to it
     # the agent, its memory, its items, files, and who may come in
     3: "assistant agents_session thread_items thread_metadata attachments tokens throttle",
     2: "store",  # the rows of one session, by hand-written SQL

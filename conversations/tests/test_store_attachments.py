@@ -178,7 +178,7 @@ def test_nobody_uploads_to_what_is_anothers_or_gone(user, stranger):
             with pytest.raises(AttachmentNotFound):
                 step(row, "one", **changes)
     begin(row, "one")
-    perform(store.take, owner_id=user.pk, attachment_id=row.id)
+    perform(store.take, owner_id=user.pk, attachment_id=row.id, now=NOW)
     with pytest.raises(AttachmentNotFound):
         finish(row, "one")
     assert statuses() == ["removed"]
@@ -254,14 +254,14 @@ def test_a_conversation_gives_its_model_its_own_files(session, stranger):
 def test_what_is_taken_away_tells_nothing_any_more_and_leaves_its_bytes_to_erase(session):
     row, pending = sent(session), file(session.owner, data=None)
     for each in (row, pending):
-        perform(store.take, owner_id=session.owner_id, attachment_id=each.id)
+        perform(store.take, owner_id=session.owner_id, attachment_id=each.id, now=NOW)
     (left,) = rows()
     kept = {"id", "created_at", "attached_at", "storage_name", "status", "size", "stored_size"}
     assert not any(value for name, value in left.items() if name not in kept)
     (removed,) = perform(store.find_removed, limit=10)
     assert removed.storage_name == row.storage_name
     with pytest.raises(AttachmentNotFound):
-        perform(store.take, owner_id=session.owner_id, attachment_id=row.id)
+        perform(store.take, owner_id=session.owner_id, attachment_id=row.id, now=NOW)
     perform(store.forget_removed, keys=[removed.id])
     assert rows() == []
 
@@ -270,10 +270,10 @@ def test_nobody_takes_what_is_anothers_or_on_hold(session, stranger):
     row = sent(session)
     before = rows()
     with pytest.raises(AttachmentNotFound):
-        perform(store.take, owner_id=stranger.pk, attachment_id=row.id)
+        perform(store.take, owner_id=stranger.pk, attachment_id=row.id, now=NOW)
     ChatSession.objects.update(hold=True)
     with pytest.raises(ThreadHeld):
-        perform(store.take, owner_id=session.owner_id, attachment_id=row.id)
+        perform(store.take, owner_id=session.owner_id, attachment_id=row.id, now=NOW)
     assert rows() == before
 
 
@@ -281,7 +281,7 @@ def test_a_file_that_goes_between_two_looks_is_not_found(user, monkeypatch):
     row = announced()
     monkeypatch.setattr(store, "find", lambda db, **options: [row])
     with pytest.raises(AttachmentNotFound):
-        perform(store.take, owner_id=user.pk, attachment_id=row.id)
+        perform(store.take, owner_id=user.pk, attachment_id=row.id, now=NOW)
 
 
 def test_with_a_conversation_go_its_files_and_no_others(session):
@@ -328,10 +328,10 @@ def test_files_nobody_will_miss(session, stranger):
     sent(factories.ChatSessionFactory(owner=session.owner)).session.delete()
     sent(factories.ChatSessionFactory(owner=stranger)).owner.delete()
     unused_since = NOW - timedelta(minutes=30)
-    assert perform(store.take_orphans, unused_since=unused_since) == 4
+    assert perform(store.take_orphans, unused_since=unused_since, now=NOW, actor="schedule") == 4
     left = Attachment.objects.exclude(status="removed").values_list("id", flat=True)
     assert set(left) == {row.id for row in kept}
-    assert perform(store.take_orphans, unused_since=unused_since) == 0
+    assert perform(store.take_orphans, unused_since=unused_since, now=NOW, actor="schedule") == 0
 
 
 def test_what_is_to_be_erased_is_found_piece_by_piece(user):

@@ -262,14 +262,12 @@ def test_a_pseudonym_is_the_same_for_the_same_one_and_tells_nothing(settings):
 
 
 def note(**counts: int) -> None:
-    lanes.perform(partial(ledger.note, action="prune", actor="schedule", counts=counts, at=NOON))
+    lanes.perform(partial(ledger.note, action="prune", actor="schedule", counts=counts))
 
 
 def tell(actor: str = "schedule") -> int | None:
-    later = NOON + timedelta(seconds=2)
-    return lanes.perform(
-        partial(ledger.tell, action="prune", actor=actor, policy="at most 200", at=later)
-    )
+    said = {"policy": "at most 200", "milliseconds": 2000, "at": NOON}
+    return lanes.perform(partial(ledger.tell, action="prune", actor=actor, **said))
 
 
 def test_what_a_run_notes_becomes_one_row():
@@ -293,6 +291,7 @@ def test_what_a_run_that_was_killed_has_noted_is_told_by_the_next():
     note(entries=3)
     assert str(OpenRemoval.objects.get()) == "prune:schedule"
     assert tell("command") is None
+    assert lanes.look_up(partial(ledger.has_noted, action="prune", actor="schedule"))
     note(entries=4)
     assert tell() == 1
     assert json.loads(LedgerEntry.objects.get().counts) == {"entries": 7}

@@ -150,7 +150,7 @@ def test_damaged_values_cost_only_themselves(session, value):
     assert abs(active_at - whole.last_active_at) < timedelta(minutes=1)  # the nearest known
     damage(session, [*TIMES, *COUNTERS, "status", "hold"], value)
     found = find(session_id=session.id)
-    assert (found.owner_id, found.status, found.hold) == (session.owner_id, "locked", False)
+    assert (found.owner_id, found.status, found.hold) == (session.owner_id, "locked", True)
     assert {getattr(found, column) for column in COUNTERS} == {0}
     assert found.created_at == found.last_active_at == LONG_AGO
 

@@ -139,7 +139,10 @@ class TurnSession(StoredSession):
     async def take_back(self, message_id: UUID) -> None:
         """Take out of the log what a tool has shown. Raises LeaseLost."""
         self._unsaved = [row for row in self._unsaved if row.id != message_id]
-        await self._write_shown(partial(shown.take_back, lease=self.lease, message_id=message_id))
+        take_back = partial(
+            shown.take_back, lease=self.lease, message_id=message_id, now=timezone.now()
+        )
+        await self._write_shown(take_back)
 
     async def _rewrite(self, row: Row) -> bool:
         """Whether something was shown by that id before."""

@@ -11,6 +11,7 @@ from django.utils import timezone
 from conversations import attachments, lanes
 from conversations.errors import ThreadHeld
 from conversations.management import console
+from conversations.store import ledger
 from conversations.store.clearing import clear_session
 
 
@@ -35,7 +36,12 @@ class Command(console.ConsoleCommand):
                 f"{session.message_count} messages of session {session.session_id}, last active "
                 f"{session.last_active_at:%Y-%m-%d %H:%M} UTC, will be gone for good."
             )
-        clear = partial(clear_session, session_id=session.session_id, now=timezone.now())
+        clear = partial(
+            clear_session,
+            session_id=session.session_id,
+            actor=ledger.COMMAND,
+            now=timezone.now(),
+        )
         cleared = lanes.perform(clear, dry_run=dry_run)
         if not dry_run:
             attachments.erase_removed()

@@ -11,6 +11,7 @@ from django.utils import timezone
 
 from conversations import sweeps
 from conversations.management import console
+from conversations.store import ledger
 from conversations.sweeps import PrunedSessions
 
 
@@ -37,6 +38,7 @@ class Command(console.ConsoleCommand):
                 now=timezone.now(),
                 session_ids=named or None,
                 dry_run=dry_run,
+                actor=ledger.COMMAND,
                 told=lambda so_far: show(
                     f"Pruning: {so_far.visited} sessions, {so_far.forgotten} entries forgotten"
                 ),
