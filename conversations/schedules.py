@@ -11,6 +11,8 @@ from django.db import connection, transaction
 from django.db.models import Q
 from django_q.models import Schedule
 
+from conversations.conf import get_conf
+
 OURS: Final = "conversations."
 TASKS: Final = "conversations.tasks."
 """A schedule whose name and task begin so, and that is not in the table, was in it once."""
@@ -69,6 +71,12 @@ def build_table() -> tuple[Scheduled, ...]:
         Scheduled(f"{OURS}forget_events", f"{TASKS}forget_events", Every(minutes=5)),
         Scheduled(f"{OURS}prune_sessions", f"{TASKS}prune_sessions", Every(minutes=15)),
         Scheduled(f"{OURS}sweep_orphans", f"{TASKS}sweep_orphans", Every(minutes=60)),
+        Scheduled(
+            f"{OURS}cleanup_sessions",
+            f"{TASKS}cleanup_sessions",
+            Daily(hour=get_conf().agent_session_cleanup_hour),
+        ),
+        Scheduled(f"{OURS}finish_cleanup", f"{TASKS}finish_cleanup", Every(minutes=5)),
     )
 
 

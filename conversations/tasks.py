@@ -9,10 +9,15 @@ from __future__ import annotations
 import traceback
 from collections.abc import Callable
 from functools import wraps
+from typing import Final
 
 from django.utils import timezone
 
-from conversations import sweeps
+from conversations import retention, sweeps
+from conversations.errors import CleanupRunning
+
+CLEANUP_SECONDS: Final = 120.0
+"""Well below what the queue gives a task; the rest follows within minutes."""
 
 
 class TaskFailed(Exception):
@@ -57,6 +62,25 @@ def prune_sessions() -> int:
 def sweep_orphans() -> int:
     """Erase attached files that were never sent, or whose conversation is gone; how many."""
     return sweeps.sweep_orphans(now=timezone.now())
+
+
+@without_content
+def cleanup_sessions() -> int:
+    """Remove conversations that are idle for too long; how many. Nothing while another does."""
+    try:
+        return retention.cleanup(now=timezone.now(), seconds=CLEANUP_SECONDS).sessions
+    except CleanupRunning:
+        return 0
+
+
+@without_content
+def finish_cleanup() -> int:
+    """Go on with a cleanup that was killed, or had no time left; how many that one has removed."""
+    try:
+        receipt = retention.finish_cleanup(now=timezone.now(), seconds=CLEANUP_SECONDS)
+    except CleanupRunning:
+        return 0
+    return 0 if receipt is None else receipt.sessions
 
 
 def _outline(error: BaseException) -> str:

@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import json
 import sys
+import time
 from argparse import ArgumentParser
 from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
@@ -87,6 +88,40 @@ class ConsoleCommand(BaseCommand):
 
         with Console(stderr=True).status(status) as shown:
             yield shown.update
+
+    @contextmanager
+    def bar(self, title: str, *, total: int) -> Iterator[Callable[[int], object]]:
+        """Show on a terminal how many are done, how fast, and how long it will take.
+
+        The function takes how many are done by now.
+        """
+        if not self.stderr.isatty():
+            yield lambda done: None
+            return
+        from rich.console import Console  # noqa: PLC0415 - only a terminal needs it
+        from rich.progress import (  # noqa: PLC0415
+            BarColumn,
+            MofNCompleteColumn,
+            Progress,
+            TextColumn,
+            TimeRemainingColumn,
+        )
+
+        columns = (
+            TextColumn("{task.description}"),
+            BarColumn(),
+            MofNCompleteColumn(),
+            TextColumn("{task.fields[rate]}"),
+            TimeRemainingColumn(),
+        )
+        with Progress(*columns, console=Console(stderr=True)) as shown:
+            task, begun = shown.add_task(title, total=total, rate=""), time.monotonic()
+
+            def advance(done: int) -> None:
+                rate = done / max(time.monotonic() - begun, 0.001)
+                shown.update(task, completed=done, rate=f"{rate:.0f}/s")
+
+            yield advance
 
     def _failure(
         self, error: ConversationsError, returncode: int, options: Mapping[str, Any]

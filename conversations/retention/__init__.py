@@ -19,7 +19,7 @@ from uuid import UUID
 from django.db import IntegrityError
 
 from conversations import attachments, lanes, processes
-from conversations.errors import CleanupRunning, Invalid, PlanNotFound, StoreError
+from conversations.errors import CleanupRunning, Invalid, PlanApplied, PlanNotFound, StoreError
 from conversations.lanes import Database
 from conversations.models import Cleanup
 from conversations.retention.applying import Worker, still_idle, stored_pages
@@ -125,8 +125,10 @@ def finish_cleanup(
 
 
 def preview(plan_id: UUID) -> CleanupReceipt:
-    """What applying a plan would do now. Raises PlanNotFound."""
+    """What applying a plan would do now. Raises PlanNotFound, PlanApplied."""
     receipt, outcome = get_receipt(plan_id), Outcome()
+    if receipt.finished:
+        raise PlanApplied
     for page in stored_pages(plan_id, begin=0):
         outcome.removed += lanes.look_up(partial(_preview, idle=page, outcome=outcome))
     removed = outcome.removed

@@ -11,7 +11,7 @@ from conversations.lanes import Database, from_moment, from_uuid
 from conversations.store import ledger
 from conversations.store.damage import flag_of
 from conversations.store.holds import is_held
-from conversations.store.log import MESSAGE, REMEMBERED, SESSION, Lease
+from conversations.store.log import MESSAGE, REMEMBERED, SESSION, Lease, delete_messages
 from conversations.store.weights import weigh
 
 
@@ -50,7 +50,7 @@ def take_back(db: Database, *, lease: Lease, message_id: UUID, now: datetime) ->
     if found is None or is_held(db, session_key):
         return False
     _, size = weigh(db, "id = %s", (key,))
-    db.run(f"DELETE FROM {MESSAGE} WHERE id = %s", (key,))
+    delete_messages(db, "id = %s", (key,))
     db.run(
         f"UPDATE {SESSION} SET item_count = item_count - 1, message_count = message_count - %s,"
         " remembered_count = remembered_count - %s WHERE id = %s",

@@ -12,11 +12,13 @@ import pytest
 from django.db import DatabaseError
 from django.utils import timezone
 
-from conversations import schedules, sweeps, tasks
+from conversations import retention, schedules, sweeps, tasks
+from conversations.errors import CleanupRunning
 from conversations.models import ChatTurn
 from conversations.store import records
 from conversations.tests import factories
 from conversations.tests.other_process import run_python
+from conversations.tests.retention_helpers import idle, leave
 from conversations.tests.sweeps_helpers import (
     answer,
     recorded,
@@ -68,6 +70,26 @@ def test_a_task_does_what_its_sweep_does_as_of_now(user, gone, settings):
     assert [tasks.prune_sessions(), tasks.prune_sessions()] == [2, 0]
     factories.AttachmentFactory(owner=user, created_at=timezone.now() - sweeps.UNUSED_KEPT)
     assert [tasks.sweep_orphans(), tasks.sweep_orphans()] == [1, 0]
+    leave(ended)
+    assert [tasks.cleanup_sessions(), tasks.cleanup_sessions()] == [1, 0]
+
+
+def test_a_cleanup_that_was_cut_short_is_gone_on_with(user, monkeypatch):
+    idle(user)
+    with monkeypatch.context() as patch:
+        patch.setattr(tasks, "CLEANUP_SECONDS", -1)
+        assert tasks.cleanup_sessions() == 0
+    assert [tasks.finish_cleanup(), tasks.finish_cleanup()] == [1, 0]
+
+
+@pytest.mark.parametrize("task", [tasks.cleanup_sessions, tasks.finish_cleanup])
+def test_a_task_that_finds_another_at_work_leaves_it_alone(monkeypatch, task):
+    def refuse(**options: Any) -> None:
+        raise CleanupRunning
+
+    monkeypatch.setattr(retention, "cleanup", refuse)
+    monkeypatch.setattr(retention, "finish_cleanup", refuse)
+    assert task() == 0
 
 
 def stored_by_the_queue(task: Any) -> str:
@@ -87,7 +109,8 @@ def test_a_failure_names_types_and_lines_and_nothing_that_was_said(monkeypatch, 
         except DatabaseError as error:
             raise LookupError("a secret") from error
 
-    monkeypatch.setattr(sweeps, name, fail)
+    service = sweeps if hasattr(sweeps, name) else retention
+    monkeypatch.setattr(service, name.replace("cleanup_sessions", "cleanup"), fail)
     said = stored_by_the_queue(getattr(tasks, name))
     assert "LookupError from DatabaseError, at tasks.py:" in said
     assert " > test_tasks.py:" in said
