@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from django.apps import AppConfig
+from django.apps import AppConfig, apps
 
 
 class ConversationsConfig(AppConfig):
@@ -11,3 +11,8 @@ class ConversationsConfig(AppConfig):
 
     def ready(self) -> None:
         from conversations import checks  # noqa: F401, PLC0415 - registers the system checks
+
+        if apps.is_installed("django_q"):
+            from conversations import worker  # noqa: PLC0415 - only where there is a queue
+
+            worker.listen()

@@ -11,10 +11,11 @@ from django.db import connection, transaction
 from django.db.models import Q
 from django_q.models import Schedule
 
+from conversations import task_runs
 from conversations.conf import get_conf
+from conversations.task_results import TASKS
 
 OURS: Final = "conversations."
-TASKS: Final = "conversations.tasks."
 """A schedule whose name and task begin so, and that is not in the table, was in it once."""
 
 _LOCK: Final = 0x5C8ED01E  # any number that nobody else locks
@@ -67,6 +68,7 @@ class Scheduled:
 def build_table() -> tuple[Scheduled, ...]:
     """All of them. Built when asked for, because a timing may come from a setting."""
     return (
+        Scheduled(f"{OURS}heartbeat", f"{TASKS}heartbeat", Every(minutes=1)),
         Scheduled(f"{OURS}recover_turns", f"{TASKS}recover_turns", Every(minutes=1)),
         Scheduled(f"{OURS}forget_events", f"{TASKS}forget_events", Every(minutes=5)),
         Scheduled(f"{OURS}prune_sessions", f"{TASKS}prune_sessions", Every(minutes=15)),
@@ -77,7 +79,47 @@ def build_table() -> tuple[Scheduled, ...]:
             Daily(hour=get_conf().agent_session_cleanup_hour),
         ),
         Scheduled(f"{OURS}finish_cleanup", f"{TASKS}finish_cleanup", Every(minutes=5)),
+        Scheduled(f"{OURS}measure_sessions", f"{TASKS}measure_sessions", Every(minutes=60)),
+        Scheduled(f"{OURS}forget_results", f"{TASKS}forget_results", Every(minutes=60)),
     )
+
+
+@dataclass(frozen=True, slots=True)
+class Timing:
+    """When a stored schedule runs next, and when it was due last."""
+
+    is_paused: bool
+    next_run: datetime
+    last_due: datetime
+    period: timedelta
+
+
+def is_in_table(name: str) -> bool:
+    """Whether a task of ours is to run by itself at all."""
+    return any(entry.name == f"{OURS}{name}" for entry in build_table())
+
+
+def find_timing(name: str, *, now: datetime) -> Timing | None:
+    """How a task of ours is stored, as staff may have changed it; None where it is not."""
+    row = Schedule.objects.filter(name=f"{OURS}{name}").order_by("pk").first()
+    if row is None:
+        return None
+    if row.next_run is None or row.repeats == 0:
+        return Timing(True, now, now, timedelta())
+    period = _period_of(row)
+    # What is due and was not handed to the queue yet is still its next run.
+    last_due = row.next_run if row.next_run <= now else row.next_run - period
+    return Timing(False, row.next_run, last_due, period)
+
+
+def _period_of(row: Any) -> timedelta:
+    """From the next run to the one after it."""
+    if row.schedule_type == Schedule.MINUTES:
+        return timedelta(minutes=row.minutes or 1)
+    if row.schedule_type in {Schedule.ONCE, Schedule.CRON}:  # none, and one that needs a library
+        return timedelta(days=1)
+    period: timedelta = row.calculate_next_run(row.next_run) - row.next_run
+    return period
 
 
 @dataclass(frozen=True, slots=True)
@@ -116,6 +158,7 @@ def sync_schedules(
         for name, entry in wanted.items():
             became = _bring_up_to_date(found.get(name), entry, now=now)
             outcome.setdefault(became, []).append(name)
+        task_runs.expect((entry.task.removeprefix(TASKS) for entry in wanted.values()), now=now)
         if dry_run:
             transaction.set_rollback(True)
     return Synced(**{became: tuple(names) for became, names in outcome.items()})

@@ -1,4 +1,4 @@
-"""The rows: one log per conversation, its turns, what is attached, who may come in, and
+"""The rows: one log per conversation, its turns, what is attached, who may come in, what ran, and
 what became of what is gone.
 """
 
@@ -9,6 +9,7 @@ from conversations.models.feedback import Feedback
 from conversations.models.holds import UserHold
 from conversations.models.ledger import LedgerEntry, OpenRemoval
 from conversations.models.messages import ChatMessage, QuarantinedMessage
+from conversations.models.operations import Measurement, TaskRun
 from conversations.models.sessions import USUAL_BUDGET, ChatSession
 from conversations.models.turns import ChatTurn, RecordedEvents
 
@@ -23,9 +24,11 @@ __all__ = [
     "CleanupPage",
     "Feedback",
     "LedgerEntry",
+    "Measurement",
     "OpenRemoval",
     "QuarantinedMessage",
     "RecordedEvents",
+    "TaskRun",
     "Throttle",
     "UserHold",
 ]

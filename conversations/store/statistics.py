@@ -100,6 +100,29 @@ def sum_statistics(db: Database, *, now: datetime) -> AllStatistics:
 
     What a counter or a time that is damaged would add is left out.
     """
+    return _sum(db, now=now)
+
+
+def sum_some(
+    db: Database, *, after: Any, limit: int, now: datetime
+) -> tuple[AllStatistics, Any | None]:
+    """The numbers of the next sessions by their ids, and after which to go on: None at the end.
+
+    `after` is None at the beginning.
+    """
+    beyond, since = ("WHERE id > %s", (after,)) if after is not None else ("", ())
+    last = db.one(
+        f"SELECT id FROM {SESSION} {beyond} ORDER BY id LIMIT 1 OFFSET {limit - 1}", since
+    )
+    if last is None:
+        return _sum(db, beyond, since, now=now), None
+    until = f"{beyond} AND" if beyond else "WHERE"
+    return _sum(db, f"{until} id <= %s", (*since, *last), now=now), last[0]
+
+
+def _sum(
+    db: Database, where: str = "", params: Sequence[Any] = (), *, now: datetime
+) -> AllStatistics:
     conf = get_conf()
     active_at = f"CASE WHEN {is_time('last_active_at', is_sqlite=db.is_sqlite)}"
     active_at += " THEN last_active_at END"
@@ -114,8 +137,8 @@ def sum_statistics(db: Database, *, now: datetime) -> AllStatistics:
     ]
     idle_since = from_moment(now - conf.retention, is_sqlite=db.is_sqlite)
     sessions, over_budget, held, expired, oldest, newest, *sums = db.one(
-        f"SELECT {', '.join(columns)} FROM {SESSION}",
-        (conf.agent_session_max_messages, idle_since),
+        f"SELECT {', '.join(columns)} FROM {SESSION} {where}",
+        (conf.agent_session_max_messages, idle_since, *params),
     )
     return AllStatistics(
         session_count=sessions,

@@ -17,14 +17,17 @@ FLOORS: dict[int, str] = {
     9: "chatkit_turns",  # its requests that are turns
     8: "chatkit_store chatkit_events",  # what is stored, and a turn in its words
     7: "chatkit_attachments chatkit_converter",
-    6: "chatkit_context",
-    5: "threads demo supervisor checks admin tasks schedules",
-    4: "turns sweeps feedback retention holds erasure search usage",  # what happens to it
+    6: "chatkit_context health",
+    5: "threads demo supervisor checks admin tasks schedules worker",
+    # what happens to it
+    4: "turns sweeps feedback retention holds erasure search usage measuring metrics task_results",
     # the agent, its memory, its items, files, and who may come in
-    3: "assistant agents_session thread_items thread_metadata attachments tokens throttle",
+    3: "assistant agents_session thread_items thread_metadata attachments tokens throttle"
+    " task_runs",  # and what the worker did
     2: "store",  # the rows of one session, by hand-written SQL
-    1: "models lanes items",  # tables, the way to them, an item as a row
-    0: "errors events ids media conf sqlite processes history",  # words, pure rules
+    # tables, the way to them, an item as a row, what a process counts
+    1: "models lanes items tally",
+    0: "errors events ids media conf sqlite processes history exposition",  # words, pure rules
 }
 
 # Who may know which library; a name stands for a module or a whole package.
@@ -34,7 +37,7 @@ ROOMS: dict[str, str] = {
     "openai": "assistant items agents_session turns chatkit_server chatkit_turns chatkit_converter",
     "chatkit": "thread_items thread_metadata assistant turns chatkit_context chatkit_attachments"
     " chatkit_converter chatkit_events chatkit_store chatkit_turns chatkit_server api.chatkit",
-    "django_q": "schedules tasks admin",
+    "django_q": "schedules tasks admin task_results worker",
     "uvicorn": "web",
     "sqlite3": "sqlite",
     "pysqlite3": "sqlite",

@@ -12,9 +12,9 @@ import pytest
 from django.db import DatabaseError
 from django.utils import timezone
 
-from conversations import retention, schedules, sweeps, tasks
+from conversations import measuring, retention, schedules, sweeps, task_results, tasks
 from conversations.errors import CleanupRunning
-from conversations.models import ChatTurn
+from conversations.models import ChatTurn, TaskRun
 from conversations.store import records
 from conversations.tests import factories
 from conversations.tests.other_process import run_python
@@ -92,6 +92,15 @@ def test_a_task_that_finds_another_at_work_leaves_it_alone(monkeypatch, task):
     assert task() == 0
 
 
+@pytest.mark.parametrize("task", ALL)
+@pytest.mark.django_db(transaction=True)
+def test_every_task_leaves_in_its_row_that_it_ran(task):
+    task()
+    run = TaskRun.objects.get(name=task.__name__)
+    assert (run.run_count, run.failure_count) == (1, 0)
+    assert run.started_at <= run.succeeded_at <= run.beat_at
+
+
 def stored_by_the_queue(task: Any) -> str:
     """What django-q2 keeps and logs of a task that fails."""
     try:
@@ -101,7 +110,17 @@ def stored_by_the_queue(task: Any) -> str:
     raise AssertionError("it did not fail")
 
 
-@pytest.mark.parametrize("name", [task.__name__ for task in ALL])
+PLACES = {
+    "measure_sessions": (measuring, "measure_sessions"),
+    "forget_results": (task_results, "forget_results"),
+    "cleanup_sessions": (retention, "cleanup"),
+    "finish_cleanup": (retention, "finish_cleanup"),
+}
+WORK = [task.__name__ for task in ALL if task is not tasks.heartbeat]
+
+
+@pytest.mark.django_db(transaction=True)
+@pytest.mark.parametrize("name", WORK)
 def test_a_failure_names_types_and_lines_and_nothing_that_was_said(monkeypatch, name):
     def fail(**options: Any) -> int:
         try:
@@ -109,8 +128,7 @@ def test_a_failure_names_types_and_lines_and_nothing_that_was_said(monkeypatch, 
         except DatabaseError as error:
             raise LookupError("a secret") from error
 
-    service = sweeps if hasattr(sweeps, name) else retention
-    monkeypatch.setattr(service, name.replace("cleanup_sessions", "cleanup"), fail)
+    monkeypatch.setattr(*PLACES.get(name, (sweeps, name)), fail)
     said = stored_by_the_queue(getattr(tasks, name))
     assert "LookupError from DatabaseError, at tasks.py:" in said
     assert " > test_tasks.py:" in said
