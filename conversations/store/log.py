@@ -8,6 +8,7 @@ from datetime import datetime
 from typing import Any, Final
 from uuid import UUID
 
+from conversations import tally
 from conversations.errors import LeaseLost
 from conversations.events import Usage
 from conversations.ids import new_id
@@ -107,7 +108,7 @@ def create_session(
 ) -> None:
     """Make the session's row unless the name is taken."""
     moment = from_moment(now, is_sqlite=db.is_sqlite)
-    db.run(
+    created = db.run(
         f"INSERT INTO {SESSION} (id, agent_session_id, owner_id, title, status, metadata, hold,"
         " hold_reason, last_position, last_turn_number, fence, remembered_count, message_count,"
         " item_count, pruned_count, quarantined_count, input_tokens, output_tokens, created_at,"
@@ -126,6 +127,8 @@ def create_session(
             moment,
         ),
     )
+    if created:
+        tally.SESSIONS_CREATED.increase()
 
 
 def append_for_turn(db: Database, *, lease: Lease, batch: Batch, now: datetime) -> None:

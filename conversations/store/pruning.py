@@ -11,6 +11,7 @@ from datetime import datetime
 from typing import Any, Final
 from uuid import UUID
 
+from conversations import tally
 from conversations.conf import get_conf
 from conversations.history import Header, find_window
 from conversations.lanes import Database, from_moment, from_uuid
@@ -138,6 +139,9 @@ def _prune(db: Database, of: str, key: Any, *, now: datetime) -> int:
         " item_count = CASE WHEN item_count > %s THEN item_count - %s ELSE 0 END WHERE id = %s",
         (len(headers) - gone, gone, dropped, dropped, session_key),
     )
+    if gone:
+        tally.PRUNES.increase()
+        tally.FORGOTTEN.increase(gone)
     return gone
 
 

@@ -13,7 +13,7 @@ from uuid import UUID
 
 from django.utils import timezone
 
-from conversations import lanes
+from conversations import lanes, tally
 from conversations.conf import get_conf
 from conversations.errors import StoreBusy, StoreError, StoreReadOnly
 from conversations.processes import steady_milliseconds
@@ -156,6 +156,7 @@ class Heartbeat:
         for session_id in found:
             try:
                 await self.recover(session_id, holder=holder)
+                tally.RECOVERED.increase()
             except (StoreBusy, StoreReadOnly):
                 raise  # the others would fare no better
             except StoreError as error:

@@ -25,6 +25,7 @@ from conversations.items import Memory
 from conversations.store.inputs import TurnInput
 from conversations.store.line import Started, Ticket
 from conversations.store.records import Recording
+from conversations.turns.counting import Stopwatch
 
 PIECE_CHARS: Final = 65_536
 
@@ -76,6 +77,7 @@ class LiveTurn:
         """How many events the store holds."""
         self.first_token_at: datetime | None = None
         self._listeners: set[asyncio.Future[None]] = set()
+        self._stopwatch = Stopwatch()
 
     @property
     def id(self) -> UUID:
@@ -128,6 +130,7 @@ class LiveTurn:
         """Say something to all listeners, now and later ones."""
         if self.first_token_at is None and isinstance(event, ContentDelta) and event.text:
             self.first_token_at = timezone.now()
+        self._stopwatch.hear(event)
         self.events.append(event)
         listeners, self._listeners = self._listeners, set()
         for listener in listeners:

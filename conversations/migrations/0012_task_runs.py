@@ -5,7 +5,7 @@ from django.db import migrations, models
 
 class Migration(migrations.Migration):
     dependencies = [
-        ("conversations", "0009_feedback"),
+        ("conversations", "0011_retention"),
     ]
 
     operations = [
