@@ -131,6 +131,14 @@ def dotted_path(value: str) -> str:
     return value.strip()
 
 
+def secret(value: str) -> str:
+    """None, or one that nobody guesses and every header can hold."""
+    word = value.strip()
+    if word and (len(word) < 16 or not word.isascii() or not word.isprintable() or " " in word):
+        raise ValueError("write 16 or more random characters without spaces")
+    return word
+
+
 def folder(value: str) -> str:
     if not value.strip().strip("./"):
         raise ValueError("write a folder of its own, such as data/attachments")
@@ -221,6 +229,13 @@ VARIABLES: tuple[Variable, ...] = (
              "Days an access token from sign-in is valid.", "Sign-in"),
     Variable("LOGIN_ATTEMPTS_PER_MINUTE", "10", whole(1, 10_000),
              "Failed sign-ins per minute for one account from one address before 429.", "Sign-in"),
+    Variable("CHAT_WORKER_SILENT_SECONDS", "150", seconds(0, 86_400),
+             "How long the background worker may go without a task that ran before `/readyz` says "
+             "so and `serve` restarts it; its heartbeat runs every 60 to 90 seconds. 0: this site "
+             "has no worker, and neither it nor the cleanup is asked after.", "Operations"),
+    Variable("METRICS_TOKEN", "", secret,
+             "What `/metrics` is read with, as `Authorization: Bearer ...`. Empty: it is read from "
+             "this machine only. Set it where a proxy runs on this machine.", "Operations"),
     Variable("CHATKIT_PAGE", "false", yes_or_no,
              "Offer OpenAI's own ChatKit component at `/chatkit-page/`. It loads a program from "
              "OpenAI's CDN; see docs/chatkit.md.", "ChatKit page"),

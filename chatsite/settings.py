@@ -133,6 +133,8 @@ CHAT_ATTACHMENT_MAX_BYTES = ENV["CHAT_ATTACHMENT_MAX_BYTES"]
 CHAT_ATTACHMENT_MIME_TYPES = ENV["CHAT_ATTACHMENT_MIME_TYPES"]
 ACCESS_TOKEN_DAYS = ENV["ACCESS_TOKEN_DAYS"]
 LOGIN_ATTEMPTS_PER_MINUTE = ENV["LOGIN_ATTEMPTS_PER_MINUTE"]
+CHAT_WORKER_SILENT_SECONDS = ENV["CHAT_WORKER_SILENT_SECONDS"]
+METRICS_TOKEN = ENV["METRICS_TOKEN"]
 
 # The assistant that ships
 OPENAI_API_KEY = ENV["OPENAI_API_KEY"]
@@ -186,6 +188,7 @@ Q_CLUSTER = {
     "retry": 360,
     "max_attempts": 3,
     "ack_failures": True,
+    "save_limit": 250,
     "catch_up": False,
     "time_zone": "UTC",
     "label": "Background work",

@@ -21,6 +21,8 @@ _worker = os.environ.get("PYTEST_XDIST_WORKER", "")
 os.environ["AGENT_SESSION_DB_PATH"] = str(_folder / ("test.db" + f"_{_worker}" * bool(_worker)))
 # Inherited by every server that a test starts: none may touch a developer's files.
 os.environ["CHAT_ATTACHMENT_DIR"] = str(_folder / ("attachments" + f"_{_worker}" * bool(_worker)))
+# Servers of the tests have no worker; a test that has one says so.
+os.environ.setdefault("CHAT_WORKER_SILENT_SECONDS", "0")
 
 from chatsite.settings import *  # noqa: E402, F403
 from chatsite.settings import DATABASES  # noqa: E402
@@ -31,3 +33,4 @@ else:  # runs side by side must not meet in one database
     DATABASES["default"]["TEST"] = {"NAME": f"test_chatsite_{os.getpid()}"}
 
 PASSWORD_HASHERS = ["django.contrib.auth.hashers.MD5PasswordHasher"]
+READINESS_KEPT_SECONDS = 0  # a test breaks something, and asks at once

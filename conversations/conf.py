@@ -44,6 +44,9 @@ class Conf:
     )
     access_token_days: int = 30
     login_attempts_per_minute: int = 10
+    chat_worker_silent_seconds: float = 150
+    metrics_token: str = ""
+    readiness_kept_seconds: float = 1
 
     @property
     def lease(self) -> timedelta:

@@ -246,8 +246,13 @@ class HealthOut(Schema):
 
 
 class CheckOut(Schema):
-    ok: bool
+    """How a part is; `ok` is null for one that is not asked after here."""
+
+    ok: bool | None
+    status: Literal["ok", "failed", "skipped"]
     detail: str
+    hint: str
+    """What to do about it; empty where there is nothing to do."""
 
 
 class ReadyOut(Schema):

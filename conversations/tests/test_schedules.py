@@ -13,6 +13,7 @@ import pytest
 from django_q.models import Schedule
 
 from conversations import schedules
+from conversations.models import TaskRun
 from conversations.schedules import Daily, Every, Scheduled, Synced, sync_schedules
 from conversations.tests.other_process import SITE, finish, start_python
 
@@ -180,6 +181,50 @@ def test_a_dry_run_says_the_same_and_stores_nothing(foreign):
     assert rows() == before
     assert sync(*table) == said
     assert set(said) == {"created", "updated", "removed"}
+
+
+def test_what_is_scheduled_is_expected_to_run_from_then_on():
+    sync(entry(Daily(hour=2)), dry_run=True)
+    assert not TaskRun.objects.exists()
+    sync(entry(Daily(hour=2)))
+    sync(entry(Daily(hour=3)), now=LATER)
+    assert TaskRun.objects.get().since == NOON
+    assert TaskRun.objects.get().name == "sweep"
+
+
+@pytest.mark.parametrize(
+    ("changes", "last_due", "period"),
+    [
+        ({}, NOON.replace(hour=2), timedelta(days=1)),
+        ({"next_run": NOON - timedelta(days=3)}, NOON - timedelta(days=3), timedelta(days=1)),
+        ({"schedule_type": Schedule.WEEKLY}, NOON.replace(day=25, month=4, hour=2), 7),
+        ({"schedule_type": Schedule.MINUTES, "minutes": 30, "next_run": NOON}, NOON, 0.5 / 24),
+        ({"schedule_type": Schedule.CRON, "cron": "0 2 * * *"}, NOON.replace(hour=2), 1),
+    ],
+    ids=["as planned", "overdue", "weekly", "half-hourly", "cron"],
+)
+def test_when_a_schedule_was_due_last_follows_what_staff_made_of_it(changes, last_due, period):
+    sync(entry(Daily(hour=2)))
+    Schedule.objects.update(**changes)
+    timing = schedules.find_timing("sweep", now=NOON)
+    assert timing is not None
+    days = period if isinstance(period, timedelta) else timedelta(days=period)
+    assert (timing.is_paused, timing.last_due, timing.period) == (False, last_due, days)
+
+
+@pytest.mark.parametrize("changes", [{"next_run": None}, {"repeats": 0}])
+def test_a_schedule_that_is_paused_is_known_as_such(changes):
+    assert schedules.find_timing("sweep", now=NOON) is None
+    sync(entry(Every(minutes=5)))
+    Schedule.objects.update(**changes)
+    timing = schedules.find_timing("sweep", now=NOON)
+    assert timing is not None
+    assert timing.is_paused
+
+
+def test_what_runs_by_itself_is_in_the_table():
+    assert schedules.is_in_table("heartbeat")
+    assert not schedules.is_in_table("unheard_of")
 
 
 def test_the_queue_is_handed_the_task_and_nothing_else():
