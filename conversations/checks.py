@@ -178,6 +178,30 @@ def check_chatkit_server(
     ]
 
 
+@register(Tags.security)
+def check_queue_pages(app_configs: Sequence[AppConfig] | None, **kwargs: Any) -> list[CheckMessage]:
+    """django-q2's own pages: whoever may add a schedule there may run any code."""
+    if not (apps.is_installed("django_q") and apps.is_installed("django.contrib.admin")):
+        return []
+    from django.contrib import admin  # noqa: PLC0415 - only where it is used
+
+    served = [
+        (site, model)
+        for site in admin.sites.all_sites
+        for model, page in site._registry.items()
+        if type(page).__module__ == "django_q.admin"
+    ]
+    return [
+        Error(
+            f'The admin site "{site.name}" serves django-q2\'s page of {model.__name__}: the right '
+            "to add a schedule is the right to run any code.",
+            hint="Unregister it; read-only pages are in conversations.admin.worker.",
+            id="conversations.E006",
+        )
+        for site, model in served
+    ]
+
+
 @register(Tags.compatibility)
 def check_queue(app_configs: Sequence[AppConfig] | None, **kwargs: Any) -> list[CheckMessage]:
     """What django-q2 does by default, and what it must not do with tasks that matter."""
@@ -224,6 +248,30 @@ def check_queue(app_configs: Sequence[AppConfig] | None, **kwargs: Any) -> list[
             cluster.get("poll", 0.2) >= 1,
             "poll is under a second: a worker with nothing to do keeps the database busy.",
             '"poll": 1',
+        ),
+        (
+            "W012",
+            cluster.get("ack_failures", False) is True,
+            "ack_failures is not on: a task that failed stays in the queue and runs again.",
+            '"ack_failures": True',
+        ),
+        (
+            "W013",
+            cluster.get("scheduler", True) is True,
+            "scheduler is off: nothing runs by itself, unless another cluster has it on.",
+            '"scheduler": True',
+        ),
+        (
+            "W014",
+            cluster.get("sync", False) is False,
+            "sync is on: tasks run in the process that asks for them, and nothing is scheduled.",
+            '"sync": False',
+        ),
+        (
+            "W015",
+            cluster.get("save_limit", 250) > 0,
+            "save_limit is 0 or less: results are kept for ever, or not at all.",
+            '"save_limit": 250',
         ),
     ]
     found += [

@@ -5,7 +5,6 @@ from __future__ import annotations
 from typing import Any
 
 import pytest
-from django.contrib import admin
 from django.test import Client
 
 from conversations.models import AccessToken
@@ -46,8 +45,3 @@ def test_tokens_are_neither_added_nor_deleted_by_hand(staff: Client, user: Any) 
     delete = f"/admin/conversations/accesstoken/{token.pk}/delete/"
     assert staff.post(delete, {"post": "yes"}).status_code == 403
     assert AccessToken.objects.count() == 1
-
-
-def test_the_task_queues_own_pages_are_not_served(staff: Client) -> None:
-    assert not [model for model in admin.site._registry if model._meta.app_label == "django_q"]
-    assert staff.get("/admin/django_q/schedule/").status_code == 404

@@ -10,9 +10,12 @@ from typing import Any
 
 import pytest
 from django.conf import settings
+from django.contrib import admin
 from django.core.checks import run_checks
 from django.db import connection
 from django.test import override_settings
+from django_q.admin import ScheduleAdmin as QueuesOwnPage
+from django_q.models import Schedule
 
 from conversations import checks, sqlite
 
@@ -103,6 +106,11 @@ def test_w004_somebody_must_answer(named, complaints):
         ({"orm": "queue"}, "W008"),
         ({"poll": None}, "W009"),
         ({"poll": 0.2}, "W009"),
+        ({"ack_failures": None}, "W012"),
+        ({"scheduler": False}, "W013"),
+        ({"sync": True}, "W014"),
+        ({"save_limit": 0}, "W015"),
+        ({"save_limit": None}, None),  # 250 where nobody says otherwise
     ],
 )
 def test_what_the_queue_does_unless_told_otherwise(changes, complaint):
@@ -126,7 +134,22 @@ def test_w007_the_sites_time_zone_is_the_queues_where_it_has_none():
 def test_a_queue_that_is_left_as_it_comes_is_told_all_of_it(cluster):
     with override_settings(Q_CLUSTER=cluster):
         found = [message.id.removeprefix("conversations.") for message in checks.check_queue(None)]
-    assert found == ["E004", "W005", "W006", "W008", "W009"]
+    assert found == ["E004", "W005", "W006", "W008", "W009", "W012"]
+
+
+def test_e006_the_queues_own_pages_may_not_be_served():
+    assert checks.check_queue_pages(None) == []
+    site = admin.AdminSite(name="back office")
+    site.register(Schedule, QueuesOwnPage)
+    (error,) = checks.check_queue_pages(None)
+    assert error.id == "conversations.E006"
+    assert '"back office" serves django-q2\'s page of Schedule' in error.msg
+
+
+def test_e006_has_no_opinion_where_there_is_no_queue():
+    others = [name for name in settings.INSTALLED_APPS if name != "django_q"]
+    with override_settings(INSTALLED_APPS=others):
+        assert checks.check_queue_pages(None) == []
 
 
 def test_a_site_without_the_queue_hears_nothing_of_it():
