@@ -58,6 +58,8 @@ GOOD: dict[str, list[tuple[str, Any]]] = {
     ],
     "CHAT_ATTACHMENT_DIR": [(" data/files ", "data/files"), ("/srv/files", "/srv/files")],
     "CHAT_API": [("chat_completions", "chat_completions")],
+    "CHAT_WORKER_SILENT_SECONDS": [("0", 0.0), ("86400", 86_400.0)],
+    "METRICS_TOKEN": [("", ""), (f" {'k' * 16} ", "k" * 16)],
     "CHAT_STORE_BUDGET_SECONDS": [("0.1", 0.1), ("30", 30.0), ("1e0", 1.0)],
 }
 
@@ -100,6 +102,10 @@ BAD: dict[str, tuple[str, list[str]]] = {
     "CHAT_ATTACHMENT_DIR": (
         "write a folder of its own, such as data/attachments",
         ["", " ", ".", "/", "./", ".."],
+    ),
+    "METRICS_TOKEN": (
+        "write 16 or more random characters without spaces",
+        ["k" * 15, "k" * 16 + "\u00fc", "two words of many letters", "k" * 16 + "\x7f"],
     ),
     "CHAT_API": ("write responses or chat_completions", ["", "completions"]),
     "CHAT_STORE_BUDGET_SECONDS": (

@@ -55,7 +55,7 @@ async def readyz(request: HttpRequest) -> Status[dict[str, Any]]:
 @router.get(
     "/metrics",
     auth=None,
-    response={401: ErrorOut},
+    response={(401, 503): ErrorOut},
     openapi_extra={"responses": {200: {"content": {"text/plain": {"schema": {"type": "string"}}}}}},
 )
 async def read_metrics(request: HttpRequest) -> HttpResponse:

@@ -14,7 +14,7 @@ from conversations.supervisor.watch import Watch
 
 WORKER_STOP_SECONDS: Final = 15.0
 WEB_STOP_MARGIN_SECONDS: Final = 15.0  # the drain's own margin, uvicorn's backstop, a bit
-WORKER_PATIENCE_SECONDS: Final = 240.0  # until a fresh worker's first sign of life is due
+WORKER_PATIENCE_SECONDS: Final = 90.0  # a new worker gives its first sign of life in seconds
 READINESS_EVERY_SECONDS: Final = 15.0
 
 
@@ -29,6 +29,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
     site.add_argument("--web-workers", type=int, default=1)
     site.add_argument("--no-worker", action="store_true")
     site.add_argument("--patience", type=float, default=WORKER_PATIENCE_SECONDS)
+    site.add_argument("--worker-stop", type=float, default=WORKER_STOP_SECONDS)
     bound = roles.add_parser("bound", help="run a Python script that dies with its parent")
     bound.add_argument("script")
     bound.add_argument("arguments", nargs=argparse.REMAINDER)
@@ -54,7 +55,7 @@ def run_site(options: argparse.Namespace) -> int:
     worker = Program(
         name="worker",
         command=bound_command(options.manage, "qcluster"),
-        stop_seconds=WORKER_STOP_SECONDS,
+        stop_seconds=options.worker_stop,
     )
     watch = Watch(
         options.url,

@@ -53,6 +53,7 @@ def body(**values: Any) -> Callable[[Any], dict[str, Any]]:
 CASES: Final[dict[tuple[str, str], Case]] = {
     ("GET", "/healthz"): Case(200, public=True),
     ("GET", "/readyz"): Case(200, public=True),
+    ("GET", "/metrics"): Case(200, public=True, errors={401, 503}),
     ("POST", "/api/auth/login"): Case(
         200,
         lambda user: {"json": {"email": user.email, "password": "correct horse"}},
