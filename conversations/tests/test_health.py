@@ -105,11 +105,11 @@ def test_a_journal_that_this_library_may_corrupt_is_not_well(monkeypatch):
 
 def test_a_migration_that_is_missing_is_told():
     recorder = MigrationRecorder(connection)
-    recorder.record_unapplied("conversations", "0011_task_runs")
+    recorder.record_unapplied("conversations", "0012_task_runs")
     try:
         found = find("migrations")
     finally:
-        recorder.record_applied("conversations", "0011_task_runs")
+        recorder.record_applied("conversations", "0012_task_runs")
     assert (found.ok, found.detail) == (False, "1 to apply")
     assert find("migrations").ok is True
 
