@@ -185,6 +185,23 @@ async def test_the_words_of_people_are_not_taken_back(session, script):
     assert await shown(session) == [("user", "Hello"), ("assistant", "ok")]
 
 
+@pytest.mark.parametrize("is_added", [True, False])
+async def test_items_that_share_a_models_name_are_items_of_their_own(session, script, is_added):
+    async def show(chatkit: Any) -> None:
+        for text in ("one", "two"):
+            item = message(chatkit, text, "__fake_id__")
+            if is_added:
+                await chatkit.stream(ThreadItemAddedEvent(item=item))
+            await chatkit.stream(ThreadItemDoneEvent(item=item))
+
+    heard = await perform(session, script, show)
+    done = [e["item"] for e in events(heard) if e["type"] == "thread.item.done"]
+    assert len({item["id"] for item in done}) == 2
+    assert await shown(session) == [
+        ("user", "Hello"), ("assistant", "one"), ("assistant", "two"), ("assistant", "ok"),
+    ]  # fmt: skip
+
+
 async def test_half_an_emoji_of_a_model_makes_nothing_unreadable(session, script, client):
     async def show(chatkit: Any) -> None:
         await chatkit.stream(ThreadItemDoneEvent(item=message(chatkit, "half \ud83d")))

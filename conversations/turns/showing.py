@@ -13,6 +13,7 @@ from datetime import UTC, datetime
 from typing import Any
 from uuid import UUID
 
+from agents.models.fake_id import FAKE_RESPONSES_ID
 from chatkit.agents import AgentContext
 from chatkit.types import (
     ClientToolCallItem,
@@ -55,6 +56,7 @@ class Showing:
         self._server = get_chatkit_server()
         self._request = self._server.context_of(turn.owner_id)
         self._ids: dict[str, str] = {}
+        self._done: set[str] = set()
         self._known: ThreadMetadata | None = None
         self._storing = asyncio.Lock()
         self.context: AgentContext[Any] = AgentContext(
@@ -131,6 +133,7 @@ class Showing:
         """The same with UUIDs: what others call their items is not unique (`__fake_id__`)."""
         match event:
             case ThreadItemAddedEvent() | ThreadItemDoneEvent() | ThreadItemReplacedEvent():
+                self._begin_anew(event)
                 own = {
                     "id": self._own_id(event.item.id),
                     "thread_id": str(self._turn.session_id),
@@ -140,6 +143,18 @@ class Showing:
             case ThreadItemUpdatedEvent() | ThreadItemRemovedEvent():
                 return event.model_copy(update={"item_id": self._own_id(event.item_id)})
         return event
+
+    def _begin_anew(
+        self, event: ThreadItemAddedEvent | ThreadItemDoneEvent | ThreadItemReplacedEvent
+    ) -> None:
+        """Where an id is that of an item which is done, this is another one that is called so."""
+        name, is_done = event.item.id, isinstance(event, ThreadItemDoneEvent)
+        is_of_nobody = is_done and name == FAKE_RESPONSES_ID
+        if name in self._done and (isinstance(event, ThreadItemAddedEvent) or is_of_nobody):
+            self._done.discard(name)
+            self._ids.pop(name, None)
+        if is_done:
+            self._done.add(name)
 
     def _own_id(self, item_id: str) -> str:
         if parse_uuid(item_id) is not None:
