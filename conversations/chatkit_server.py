@@ -307,13 +307,15 @@ def _is_hidden(item: Any) -> bool:
 
 
 class _WithoutContent(logging.Filter):
-    """The library logs errors whole, and an error's text may hold what people said."""
+    """The library logs errors and what it was sent, and both may hold what people said."""
 
     def filter(self, record: logging.LogRecord) -> bool:
         error = record.exc_info[1] if record.exc_info else None
         if error is not None:
             record.msg, record.args = "%s while answering", (type(error).__name__,)
             record.exc_info = record.exc_text = None
+        elif record.levelno > logging.INFO:  # it names questions as the client wrote them
+            record.msg, record.args = "%s:%d warns", (record.filename, record.lineno)
         return True
 
 

@@ -315,6 +315,16 @@ async def test_a_forms_answers_are_stored_and_told_to_the_model_only(session, mi
     assert len(await rows(session)) == 1
 
 
+async def test_names_of_questions_that_a_client_made_up_are_not_logged(session, mine, caplog):
+    form = pending("structured_input", **FORM)
+    await put(session, form)
+    answers = {"status": "answered", "answers": {"a secret": {"values": ["because"]}}}
+    where = {"thread_id": str(session.id), "item_id": str(form.id)}
+    await heard(request_of("threads.add_structured_input", **where, input=answers), mine)
+    assert "warns" in caplog.text
+    assert "secret" not in caplog.text
+
+
 async def test_of_two_answers_to_one_form_one_counts(session, mine):
     form = pending("structured_input", **FORM)
     await put(session, form)
