@@ -50,6 +50,8 @@ class Call:
     name: str
     arguments: str = "{}"
     say: str = ""
+    beside: Call | None = None
+    """Another call in the same breath, after this one."""
 
 
 Step = Say | Call | Exception | Callable[[list[Any]], "Say | Call"]
@@ -124,7 +126,7 @@ class ScriptedModel(Model):
             raise step.then
         if said:
             output.append(message(said, number))
-        if isinstance(step, Call):
+        while isinstance(step, Call):
             output.append(
                 ResponseFunctionToolCall(
                     arguments=step.arguments,
@@ -134,6 +136,7 @@ class ScriptedModel(Model):
                     id=f"fc_{number}",
                 )
             )
+            number, step = next(_numbers), step.beside
         yield ResponseCompletedEvent(
             response=response(output, number), sequence_number=999, type="response.completed"
         )

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import json
+from dataclasses import replace
 from datetime import UTC, datetime
 from typing import Any
 
@@ -278,6 +279,20 @@ async def test_a_call_for_the_browser_is_the_last_item(session, script):
     assert event["item"]["call_id"] == call.call_id == output.call_id
     assert str(item.id) == event["item"]["id"]
     assert words(heard) == ""  # what the tool returned is not an answer
+
+
+async def test_a_call_for_the_browser_is_that_of_the_tool_which_asked_for_it(session, script):
+    async def ask_browser(chatkit: Any) -> None:
+        chatkit.client_tool_call = ClientToolCall(name="pick", arguments={})
+
+    async def nothing(chatkit: Any) -> None:
+        await asyncio.sleep(0)
+
+    DEEDS.update(browser=ask_browser, other=nothing)
+    script(replace(does("browser", "last"), beside=does("other")))
+    (event,) = events(await ask(session))
+    calls = {row.call_id: row for row in await log(session) if row.kind == "function_call"}
+    assert "browser" in calls[event["item"]["call_id"]].agent_item
 
 
 async def test_a_workflow_left_open_is_closed_with_the_run(session, script):

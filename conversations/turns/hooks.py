@@ -36,7 +36,8 @@ class TurnHooks(RunHooks[TurnContext]):
         await self._refuse_if_lost()
         await self._showing.read_thread()
 
-    async def on_tool_end(self, *_: Any, **__: Any) -> None:
+    async def on_tool_end(self, context: Any, *_: Any, **__: Any) -> None:
+        self._showing.note_call(getattr(context, "tool_call_id", ""))
         await self._showing.save_thread()
 
     async def _refuse_if_lost(self) -> None:

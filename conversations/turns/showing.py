@@ -14,7 +14,7 @@ from typing import Any
 from uuid import UUID
 
 from agents.models.fake_id import FAKE_RESPONSES_ID
-from chatkit.agents import AgentContext
+from chatkit.agents import AgentContext, ClientToolCall
 from chatkit.types import (
     ClientToolCallItem,
     ThreadItem,
@@ -57,6 +57,8 @@ class Showing:
         self._request = self._server.context_of(turn.owner_id)
         self._ids: dict[str, str] = {}
         self._done: set[str] = set()
+        self._asked: ClientToolCall | None = None
+        self._asked_by = ""
         self._known: ThreadMetadata | None = None
         self._storing = asyncio.Lock()
         self.context: AgentContext[Any] = AgentContext(
@@ -106,6 +108,12 @@ class Showing:
             self._tell(event)
         await self.save_thread()
 
+    def note_call(self, call_id: str) -> None:
+        """A tool has ended: the call for the browser that is there since is its."""
+        asked = self.context.client_tool_call
+        if asked is not self._asked:
+            self._asked, self._asked_by = asked, call_id
+
     async def finish(self, last_call_id: str) -> None:
         """Show what a run leaves open at its end: a workflow, and a call the browser is to make."""
         if self.context.workflow_item is not None:
@@ -117,7 +125,7 @@ class Showing:
                 id=str(new_id()),
                 thread_id=self.context.thread.id,
                 created_at=datetime.now(UTC),
-                call_id=last_call_id or str(new_id()),
+                call_id=self._asked_by or last_call_id or str(new_id()),
                 name=call.name,
                 arguments=call.arguments,
             )
