@@ -7,6 +7,7 @@ import json
 from dataclasses import replace
 from datetime import UTC, datetime
 from typing import Any
+from uuid import UUID
 
 import pytest
 from agents import Agent, RunContextWrapper, StopAtTools, function_tool
@@ -25,11 +26,11 @@ from chatkit.types import (
     Workflow,
 )
 
-from conversations import lanes
+from conversations import feedback, lanes
 from conversations.assistant import TurnContext
 from conversations.errors import LeaseLost, StoreBusy, ThreadClosed
 from conversations.events import NOT_SAVED, ThreadEvent, TurnCompleted, TurnEvent
-from conversations.models import ChatMessage, ChatSession
+from conversations.models import ChatMessage, ChatSession, Feedback
 from conversations.store import log as store_log
 from conversations.tests.scripted import Call, Say, ScriptedModel
 from conversations.tests.turns_helpers import (
@@ -175,6 +176,37 @@ async def test_an_item_is_taken_back(session, script):
     assert [text for _, text in await shown(session)] == ["Hello", "ok"]
     found = await stored(session)
     assert (found.message_count, found.item_count) == (2, 4)
+
+
+async def show_and_judge(session: Any, script: Any) -> str:
+    """A message that a tool has shown, and that its reader liked; its id."""
+
+    async def show(chatkit: Any) -> None:
+        await chatkit.stream(ThreadItemDoneEvent(item=message(chatkit, "shown")))
+
+    (event,) = events(await perform(session, script, show))
+    await feedback.give(
+        session_id=session.id,
+        owner_id=session.owner_id,
+        message_ids=[UUID(event["item"]["id"])],
+        kind="positive",
+    )
+    return str(event["item"]["id"])
+
+
+@pytest.mark.parametrize("is_held", [False, True])
+async def test_an_item_is_taken_back_with_what_was_thought_of_it(session, script, is_held):
+    item_id = await show_and_judge(session, script)
+    hold = ChatSession.objects.filter(id=session.id).update
+    await lanes.call(lambda: hold(hold=is_held))
+
+    async def take_back(chatkit: Any) -> None:
+        await chatkit.stream(ThreadItemRemovedEvent(item_id=item_id))
+
+    heard = await perform(session, script, take_back)
+    assert warnings(heard) == []
+    assert (("assistant", "shown") in await shown(session)) is is_held
+    assert await lanes.call(Feedback.objects.count) == is_held
 
 
 async def test_the_words_of_people_are_not_taken_back(session, script):
