@@ -11,6 +11,7 @@ from __future__ import annotations
 import json
 import logging
 from collections.abc import AsyncGenerator, AsyncIterator
+from contextlib import aclosing
 from functools import cache
 from typing import Any, Final
 
@@ -23,10 +24,12 @@ from chatkit.types import (
     AudioInput,
     ChatKitReq,
     FeedbackKind,
+    StreamingReq,
     StructuredInputItem,
     StructuredInputSubmission,
     SyncCustomActionResponse,
     Thread,
+    ThreadCreatedEvent,
     ThreadItem,
     ThreadMetadata,
     ThreadsCustomActionReq,
@@ -122,6 +125,16 @@ class ConversationServer(ChatKitServer[ChatKitContext]):
             raise UnknownAction
         if not isinstance(thread.status, ActiveStatus):
             raise ThreadClosed
+
+    async def _process_streaming_impl(
+        self, request: StreamingReq, context: ChatKitContext
+    ) -> AsyncGenerator[ThreadStreamEvent, None]:
+        """A thread is told as it is stored: the library gives it a time of its own."""
+        async with aclosing(super()._process_streaming_impl(request, context)) as events:
+            async for event in events:
+                if isinstance(event, ThreadCreatedEvent) and context.prepared:
+                    event.thread.created_at = context.prepared.thread.created_at
+                yield event
 
     # What the agent says
 

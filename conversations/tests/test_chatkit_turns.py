@@ -160,6 +160,26 @@ async def test_a_thread_is_begun_with_its_first_message(mine, user):
     assert session.title == "Hello"
 
 
+async def test_what_is_told_is_what_is_listed(session, mine, script):
+    context = ChatKitContext(session.owner_id)
+    events = await heard(request_of("threads.create", input=said("one", TAG)), context)
+    thread = events[0]["thread"]
+    script(Say("Half a word.", pieces=["Half "], then=RuntimeError()))
+    request = to(ChatSession(id=thread["id"]), "two", quoted_text="a quote")
+    events += await heard(request, mine)
+    told = [event["item"] for event in events if event["type"] == "thread.item.done"]
+    listed = await answered("items.list", mine, thread_id=thread["id"], order="asc")
+    assert listed["data"] == told
+    assert len(told) == 4
+    stored = await answered("threads.get_by_id", mine, thread_id=thread["id"])
+    assert stored["created_at"] == thread["created_at"]
+
+
+async def answered(kind: str, context: ChatKitContext, **params: Any) -> Any:
+    request = json.dumps(request_of(kind, **params))
+    return json.loads((await get_chatkit_server().process(request, context)).json)
+
+
 async def test_what_is_more_than_text_is_kept_and_given_to_the_model(session, mine, monkeypatch):
     async def told(self: Any, tag: Any) -> Any:
         return {"type": "input_text", "text": f"{tag.text} is {tag.data['n']}"}
@@ -475,6 +495,15 @@ async def test_a_message_is_answered_with_a_notice_while_nothing_can_be_stored(
         events = await heard(to(session, "two"), mine)
     assert text_of(events) == "I remember: one | two"
     assert [e["message"] for e in events if e["type"] == "notice"] == [NOT_SAVED]
+    told = [e["item"] for e in events if e["type"] == "thread.item.done"]
+
+    async def is_saved() -> bool:
+        return len(await shown(session)) == 4
+
+    await until(is_saved)
+    listed = await answered("items.list", ChatKitContext(session.owner_id),
+                            thread_id=str(session.id), order="asc")  # fmt: skip
+    assert listed["data"][2:] == told
 
 
 async def test_a_message_is_answered_with_notices_while_nothing_can_be_read(

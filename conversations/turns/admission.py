@@ -151,6 +151,7 @@ class Admission:
         logger.info("turn %s is saved late", told.id)
         turn = LiveTurn(ticket, owner_id=told.owner_id, text=told.text, given=told.given)
         turn.events, turn.first_token_at = told.events, told.first_token_at
+        turn.answer_id = told.answer_id
         late.run.turn = turn
         self._begin(turn, late)
 
