@@ -118,6 +118,12 @@ class LiveTurn:
         """The answer so far."""
         return "".join([event.text for event in self.events if isinstance(event, ContentDelta)])
 
+    def began_at(self) -> datetime:
+        """When its answer began: settled by whoever asks first, a listener or the log."""
+        if self.first_token_at is None:
+            self.first_token_at = timezone.now()
+        return self.first_token_at
+
     def unrecorded(self) -> list[Recording]:
         """What the store does not hold yet of what was told; a closing event is told by its row."""
         events = self.events[self.recorded : self.event_count - 1]

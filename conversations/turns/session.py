@@ -78,7 +78,7 @@ class TurnSession(StoredSession):
             window=started.window or Memory([]),
             user_message_id=started.user_message_id,
             answer_id=turn.answer_id,
-            answer_at=lambda: turn.first_token_at,
+            answer_at=turn.began_at,
         )
         if started.window is None:
             session.warnings.append(CONTEXT_UNAVAILABLE)
