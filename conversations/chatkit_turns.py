@@ -12,13 +12,11 @@ import json
 import logging
 from collections.abc import AsyncIterator, Sequence
 from contextlib import suppress
-from dataclasses import replace
 from datetime import UTC, datetime
-from typing import TYPE_CHECKING, Any, Final, Protocol
+from typing import TYPE_CHECKING, Any
 from uuid import UUID
 
 from chatkit.types import (
-    Attachment,
     ClientToolCallItem,
     StreamingReq,
     StructuredInputItem,
@@ -33,47 +31,34 @@ from chatkit.types import (
     ThreadStreamEvent,
     UserMessageInput,
     UserMessageItem,
-    UserMessageTextContent,
 )
 
 from conversations import lanes, threads, turns
 from conversations.chatkit_context import ChatKitContext, Prepared
 from conversations.chatkit_events import tell
-from conversations.conf import get_conf
+from conversations.chatkit_messages import (
+    Server,
+    beside_text,
+    invalid,
+    plain_items,
+    read_message,
+    to_id,
+)
 from conversations.errors import (
     ConversationsError,
-    Invalid,
     StoreError,
     ThreadClosed,
     ThreadNotFound,
 )
-from conversations.ids import new_id, parse_uuid, storable
-from conversations.store.inputs import Settlement, TurnInput
+from conversations.ids import new_id, storable
+from conversations.store.inputs import Settlement
 from conversations.store.rewinding import find_turn_of
-from conversations.thread_items import encode_thread_item, item_text, row_from_item
+from conversations.thread_items import encode_thread_item, item_text
 
 if TYPE_CHECKING:
-    from chatkit.agents import ThreadItemConverter
-    from chatkit.types import StructuredInputSubmission
-
-    from conversations.chatkit_store import ConversationStore
     from conversations.turns.live import Verify
 
 logger = logging.getLogger(__name__)
-
-MAX_ATTACHMENTS: Final = 20
-
-
-class Server(Protocol):
-    """What is asked here of the site's ChatKit server (`chatkit_server.ConversationServer`)."""
-
-    store: ConversationStore
-    converter: ThreadItemConverter
-
-    async def answered(
-        self, item: StructuredInputItem, submission: StructuredInputSubmission
-    ) -> StructuredInputItem:
-        """The item with a person's answers."""
 
 
 async def prepare(
@@ -117,7 +102,7 @@ async def run_agent(
 ) -> AsyncIterator[ThreadStreamEvent]:
     """Let the agent answer to what people do not see, in a turn of its own, and tell it."""
     turn = await turns.proceed(
-        session_id=_uuid(thread.id), owner_id=context.owner_id, agent_items=agent_items
+        session_id=to_id(thread.id), owner_id=context.owner_id, agent_items=agent_items
     )
     context.prepared = Prepared(thread, turn)
     context.is_under_way = True
@@ -134,7 +119,7 @@ async def leave(context: ChatKitContext) -> None:
 
     if context.prepared is None or desk().draining:
         return
-    turn, session_id = context.prepared.turn, _uuid(context.prepared.thread.id)
+    turn, session_id = context.prepared.turn, to_id(context.prepared.thread.id)
     try:
         await turns.stop(session_id=session_id, owner_id=context.owner_id, turn_id=turn.id)
     except (StoreError, ThreadNotFound) as error:
@@ -145,10 +130,9 @@ async def leave(context: ChatKitContext) -> None:
 
 
 async def _create(server: Server, said: UserMessageInput, context: ChatKitContext) -> None:
-    attachments = await _load_attachments(server, said, context)
     thread_id = new_id()
-    item = _user_item(said, attachments, thread_id)
-    given = await _given(server, item)
+    item = await read_message(server, said, thread_id, context)
+    given = await beside_text(server, item)
     row = await threads.create_thread(owner_id=context.owner_id, session_id=thread_id)
     thread = ThreadMetadata(id=str(row.id), created_at=row.created_at)
     try:
@@ -171,10 +155,9 @@ async def _add_message(
     context: ChatKitContext,
     verify: Verify | None,
 ) -> None:
-    said, session_id = request.params.input, _uuid(request.params.thread_id)
-    attachments = await _load_attachments(server, said, context)
-    item = _user_item(said, attachments, session_id)
-    given = await _given(server, item)
+    said, session_id = request.params.input, to_id(request.params.thread_id)
+    item = await read_message(server, said, session_id, context)
+    given = await beside_text(server, item)
     sending = turns.send(
         session_id=session_id,
         owner_id=context.owner_id,
@@ -210,11 +193,11 @@ async def _add_tool_output(
     page = await server.store.load_thread_items(thread.id, None, 1, "desc", context)
     call = page.data[0] if page.data else None
     if not isinstance(call, ClientToolCallItem) or call.status != "pending":
-        raise _invalid("thread_id", "waits for no output of a client tool", "not_pending")
+        raise invalid("thread_id", "waits for no output of a client tool", "not_pending")
     output = request.params.result
     done = call.model_copy(update={"output": output, "status": "completed"})
     settlement = Settlement(
-        item_id=_uuid(call.id),
+        item_id=to_id(call.id),
         thread_item=encode_thread_item(done),
         call_id=call.call_id,
         output=json.dumps(output),
@@ -228,12 +211,12 @@ async def _add_structured_input(
     thread = await _load_open_thread(server, request.params.thread_id, context)
     item = await server.store.load_item(thread.id, request.params.item_id, context)
     if not isinstance(item, StructuredInputItem):
-        raise _invalid("item_id", "is no structured input", "wrong_item")
+        raise invalid("item_id", "is no structured input", "wrong_item")
     if item.status != "pending":
-        raise _invalid("item_id", "does not wait for an answer", "not_pending")
+        raise invalid("item_id", "does not wait for an answer", "not_pending")
     answered = await server.answered(item, request.params.input)
-    settlement = Settlement(item_id=_uuid(item.id), thread_item=encode_thread_item(answered))
-    items = _plain(await server.converter.structured_input_to_input(answered))
+    settlement = Settlement(item_id=to_id(item.id), thread_item=encode_thread_item(answered))
+    items = plain_items(await server.converter.structured_input_to_input(answered))
     await _proceed(thread, item, settlement, context, items)
 
 
@@ -245,7 +228,7 @@ async def _proceed(
     agent_items: Sequence[dict[str, Any]] = (),
 ) -> None:
     turn = await turns.proceed(
-        session_id=_uuid(thread.id),
+        session_id=to_id(thread.id),
         owner_id=context.owner_id,
         agent_items=agent_items,
         settlement=settlement,
@@ -259,18 +242,18 @@ async def _retry(
     thread = await _load_open_thread(server, request.params.thread_id, context)
     item = await server.store.load_item(thread.id, request.params.item_id, context)
     if not isinstance(item, UserMessageItem):
-        raise _invalid("item_id", "is not a user message", "wrong_item")
-    session_id, message_id = _uuid(thread.id), _uuid(item.id)
+        raise invalid("item_id", "is not a user message", "wrong_item")
+    session_id, message_id = to_id(thread.id), to_id(item.id)
     turn_id = await lanes.read(
         lambda db: find_turn_of(db, session_id=session_id, message_id=message_id)
     )
     if turn_id is None:
-        raise _invalid("item_id", "was not said in a turn, and cannot be retried", "wrong_item")
+        raise invalid("item_id", "was not said in a turn, and cannot be retried", "wrong_item")
     turn = await turns.retry(
         session_id=session_id,
         owner_id=context.owner_id,
         turn_id=turn_id,
-        beside=await _given(server, item),
+        beside=await beside_text(server, item),
     )
     context.prepared = Prepared(thread, turn, item)
 
@@ -282,79 +265,3 @@ async def _load_open_thread(
     if thread.status.type != "active":
         raise ThreadClosed
     return thread
-
-
-async def _load_attachments(
-    server: Server, said: UserMessageInput, context: ChatKitContext
-) -> list[Attachment]:
-    ids = list(dict.fromkeys(said.attachments))
-    if len(ids) > MAX_ATTACHMENTS:
-        raise _invalid("attachments", f"are more than {MAX_ATTACHMENTS}", "too_many")
-    found = [await server.store.load_attachment(each, context) for each in ids]
-    for attachment in found:
-        if attachment.upload_descriptor is not None:
-            raise _invalid("attachments", "are not all uploaded", "not_uploaded")
-    return found
-
-
-def _user_item(
-    said: UserMessageInput, attachments: Sequence[Attachment], session_id: UUID
-) -> UserMessageItem:
-    """Raises Invalid for an empty or too long text."""
-    item = UserMessageItem(
-        id=str(new_id()),
-        thread_id=str(session_id),
-        created_at=datetime.now(UTC),
-        content=said.content,
-        attachments=[
-            each.model_copy(update={"thread_id": str(session_id)}) for each in attachments
-        ],
-        quoted_text=said.quoted_text,
-        inference_options=said.inference_options,
-    )
-    limit = get_conf().chat_max_message_chars
-    text = item_text(item)
-    if not text.strip() and not attachments:
-        raise _invalid("content", "is empty", "empty")
-    if len(text) + len(said.quoted_text or "") > 2 * limit or len(text) > limit:
-        raise _invalid("content", f"has more than {limit} characters", "too_long")
-    return item
-
-
-async def _given(server: Server, item: UserMessageItem) -> TurnInput:
-    """What a message is beside its text: for people where that is more, and for the model."""
-    given = TurnInput(
-        message_id=_uuid(item.id),
-        thread_item=row_from_item(item, message_id=_uuid(item.id)).thread_item,
-        attachment_ids=[_uuid(each.id) for each in item.attachments],
-        created_at=item.created_at,
-    )
-    match item:
-        case UserMessageItem(content=[UserMessageTextContent()], attachments=[], quoted_text=None):
-            return given  # the text is all of it, as over REST
-    parts = [
-        part
-        for message in _plain(await server.converter.user_message_to_input(item))
-        for part in message["content"]
-    ]
-    # One item: the memory is cut where a person has said something, never within it.
-    return replace(given, agent_items=[{"role": "user", "content": parts}])
-
-
-def _plain(items: Any) -> list[dict[str, Any]]:
-    """What a converter made, as a list of items."""
-    if items is None:
-        return []
-    return [dict(each) for each in (items if isinstance(items, list) else [items])]
-
-
-def _uuid(text: str) -> UUID:
-    """Raises ThreadNotFound: what cannot be an id is as unknown as any other."""
-    found = parse_uuid(text)
-    if found is None:
-        raise ThreadNotFound
-    return found
-
-
-def _invalid(field: str, message: str, code: str) -> Invalid:
-    return Invalid(fields=[{"field": f"params.{field}", "message": message, "code": code}])

@@ -12,9 +12,10 @@ from conversations.tests.other_process import run_python
 
 # A module imports only from floors below its own, and from its own package.
 FLOORS: dict[int, str] = {
-    11: "api web apps management",  # the doors: HTTP, the web process, commands
-    10: "chatkit_server",  # the official protocol: who answers, and below it on what
-    9: "chatkit_turns",  # its requests that are turns
+    12: "api web apps management",  # the doors: HTTP, the web process, commands
+    11: "chatkit_server",  # the official protocol: who answers, and below it on what
+    10: "chatkit_turns",  # its requests that are turns
+    9: "chatkit_messages",
     8: "chatkit_store chatkit_events",  # what is stored, and a turn in its words
     7: "chatkit_attachments chatkit_converter",
     6: "chatkit_context health",
@@ -36,7 +37,8 @@ ROOMS: dict[str, str] = {
     "agents": "assistant items agents_session turns chatkit_server chatkit_turns",
     "openai": "assistant items agents_session turns chatkit_server chatkit_turns chatkit_converter",
     "chatkit": "thread_items thread_metadata assistant turns chatkit_context chatkit_attachments"
-    " chatkit_converter chatkit_events chatkit_store chatkit_turns chatkit_server api.chatkit",
+    " chatkit_converter chatkit_events chatkit_messages chatkit_store"
+    " chatkit_turns chatkit_server api.chatkit",
     "django_q": "schedules tasks admin task_results worker",
     "uvicorn": "web",
     "sqlite3": "sqlite",
