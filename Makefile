@@ -55,6 +55,7 @@ bench: dev ## the benchmarks (minutes)
 	$(PY) -m benchmarks.turn_overhead
 	$(PY) -m benchmarks.chatkit_door
 	$(PY) -m benchmarks.pruning
+	$(PY) -m benchmarks.cleanup
 	$(PY) -m benchmarks.recording
 	$(PY) -m benchmarks.handover
 
