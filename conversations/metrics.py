@@ -14,11 +14,12 @@ from datetime import datetime
 from typing import Final
 
 from django.db import connection
+from django.db.models import Count, F, Max, Sum
 from django.utils import timezone
 
-from conversations import exposition, lanes, tally, task_runs
+from conversations import exposition, lanes, tally
 from conversations.exposition import Family, Sample
-from conversations.models import Measurement, TaskRun
+from conversations.models import Cleanup, Measurement, TaskRun
 from conversations.store.leases import LIVE
 from conversations.store.log import TURN
 
@@ -32,6 +33,14 @@ _MEASURED: Final = {
     "stored_rows": "Entries of all logs, hidden ones too.",
     "messages": "Messages that people see.",
     "quarantined_rows": "Entries that are set aside because they are damaged.",
+}
+
+
+_CLEANED: Final = {
+    "sessions": "Conversations that they removed.",
+    "rows": "Conversations, messages and attachments that they removed.",
+    "bytes": "How much that was.",
+    "failed": "Conversations that they could not remove.",
 }
 
 
@@ -59,6 +68,7 @@ def _of_process() -> Iterator[Family]:
 def _of_database() -> Iterator[Family]:
     yield from lanes.look_up(_of_turns)
     yield from _of_tasks()
+    yield from _of_cleanups()
     yield from _of_measurements()
     yield _gauge("database_bytes", "Size of the database.", [Sample(_database_bytes())])
 
@@ -101,8 +111,7 @@ def _of_tasks() -> Iterator[Family]:
     )
     yield _counter(
         "task_amount_total",
-        "What they did: turns closed (recover_turns), entries forgotten (prune_sessions), rows "
-        "removed (cleanup_sessions).",
+        "What they did: turns closed (recover_turns), entries forgotten (prune_sessions).",
         by_task(run.amount for run in runs),
     )
     yield _gauge(
@@ -110,20 +119,29 @@ def _of_tasks() -> Iterator[Family]:
         "When each succeeded last.",
         by_task(_seconds(run.succeeded_at) for run in runs),
     )
-    yield from _of_cleanup(next((run for run in runs if run.name == task_runs.CLEANUP), None))
 
 
-def _of_cleanup(run: TaskRun | None) -> Iterator[Family]:
-    """The same of the one task that retention hangs on, under names of its own."""
-    if run is None:
-        return
-    yield _counter("cleanups_total", "Cleanups that ran.", [Sample(run.run_count)])
-    yield _counter("cleanup_rows_total", "What they removed.", [Sample(run.amount)])
-    yield _counter("cleanup_seconds_total", "How long they took.", [Sample(run.seconds)])
-    last = _seconds(run.succeeded_at)
+def _of_cleanups() -> Iterator[Family]:
+    """Of all that ended, whoever began them: about one row a day."""
+    done = Cleanup.objects.filter(status=Cleanup.Status.DONE)
+    sums = done.aggregate(
+        count=Count("id"),
+        all_sessions=Sum("sessions"),
+        all_rows=Sum(F("sessions") + F("messages") + F("attachments")),
+        all_bytes=Sum("byte_count"),
+        all_milliseconds=Sum("milliseconds"),
+        all_failed=Sum("failed"),
+        last=Max("finished_at"),
+    )
+    yield _counter("cleanups_total", "Cleanups that ended.", [Sample(sums["count"])])
+    for name, help in _CLEANED.items():
+        yield _counter(f"cleanup_{name}_total", help, [Sample(sums[f"all_{name}"] or 0)])
+    seconds = (sums["all_milliseconds"] or 0) / 1000
+    yield _counter("cleanup_seconds_total", "How long they worked.", [Sample(seconds)])
+    last = _seconds(sums["last"])
     yield _gauge(
         "cleanup_last_success_timestamp_seconds",
-        "When the last one succeeded.",
+        "When the last one ended.",
         [] if last is None else [Sample(last)],
     )
 

@@ -16,6 +16,7 @@ from conversations.models import TaskRun
 
 HEARTBEAT: Final = "heartbeat"
 CLEANUP: Final = "cleanup_sessions"
+FINISH_CLEANUP: Final = "finish_cleanup"
 """The tasks whose runs say whether the worker works, and whether retention is kept."""
 
 BEAT_SECONDS: Final = 20.0
@@ -24,31 +25,24 @@ _running = ""
 _beat_due = 0.0
 
 
-def record_run(
-    name: str,
-    task: Callable[[], int],
-    *,
-    outline: Callable[[Exception], str],
-    is_worker: bool = True,
-) -> int:
+def record_run(name: str, task: Callable[[], int], *, outline: Callable[[Exception], str]) -> int:
     """Run a task, and keep when it began, how it ended, and what it returned.
 
-    Of a failure its `outline` is kept; the error itself goes to the caller. What a person runs, by
-    a command, is no sign of life of the worker.
+    Of a failure its `outline` is kept; the error itself goes to the caller.
     """
     global _running, _beat_due  # noqa: PLW0603 - a worker's process runs one task at a time
     began = time.monotonic()
-    _begin(name, is_worker=is_worker)
-    before, _running, _beat_due = _running, name if is_worker else "", began + BEAT_SECONDS
+    _begin(name, now=timezone.now())
+    before, _running, _beat_due = _running, name, began + BEAT_SECONDS
     try:
         amount = task()
     except Exception as error:
         with suppress(DatabaseError):
-            _end(name, began, is_worker=is_worker, error=outline(error)[:500])
+            _end(name, began, error=outline(error)[:500])
         raise
     finally:
         _running = before
-    _end(name, began, amount, is_worker=is_worker)
+    _end(name, began, amount)
     return amount
 
 
@@ -71,28 +65,21 @@ def expect(names: Iterable[str], *, now: datetime) -> None:
     TaskRun.objects.bulk_create(rows, ignore_conflicts=True)
 
 
-def _begin(name: str, *, is_worker: bool) -> None:
-    now = timezone.now()
+def _begin(name: str, *, now: datetime) -> None:
     with transaction.atomic():
         expect([name], now=now)
-        TaskRun.objects.filter(name=name).update(started_at=now, **_sign_of_life(now, is_worker))
+        TaskRun.objects.filter(name=name).update(started_at=now, beat_at=now)
 
 
-def _end(
-    name: str, began: float, amount: int = 0, *, is_worker: bool, error: str | None = None
-) -> None:
+def _end(name: str, began: float, amount: int = 0, *, error: str | None = None) -> None:
     now = timezone.now()
     ended: dict[str, Any] = {"succeeded_at": now}
     if error is not None:
         ended = {"failed_at": now, "error": error, "failure_count": F("failure_count") + 1}
     TaskRun.objects.filter(name=name).update(
         **ended,
-        **_sign_of_life(now, is_worker),
+        beat_at=now,
         run_count=F("run_count") + 1,
         amount=F("amount") + amount,
         seconds=F("seconds") + (time.monotonic() - began),
     )
-
-
-def _sign_of_life(now: datetime, is_worker: bool) -> dict[str, datetime]:
-    return {"beat_at": now} if is_worker else {}

@@ -5,6 +5,7 @@ from __future__ import annotations
 import os
 import stat
 from collections.abc import Mapping, Set
+from dataclasses import dataclass
 from datetime import datetime, timedelta
 from functools import cache
 from typing import Any, Final
@@ -14,17 +15,21 @@ from django.db import connection
 from django.db.migrations.executor import MigrationExecutor
 from django.db.migrations.loader import MigrationLoader
 from django.db.migrations.recorder import MigrationRecorder
+from django.db.models import Q
 from django.utils import timezone
 
 from conversations import lanes, sqlite, task_runs
 from conversations.conf import get_conf
 from conversations.health.findings import Check, Finding, moment_of, seconds_of
-from conversations.models import TaskRun
+from conversations.models import Cleanup, TaskRun
+from conversations.store import cleanups, ledger
 from conversations.store.leases import LIVE, lease_clock
 from conversations.store.log import TURN
 
 OLDEST_QUEUED: Final = timedelta(minutes=10)
 CLEANUP_LATE: Final = timedelta(hours=1)
+CLEANUP_AT_WORK: Final = timedelta(hours=6)
+"""So long a cleanup may take to begin, and to end."""
 CLOCK_TOLERANCE: Final = timedelta(seconds=60)
 STUCK_SECONDS: Final = 120
 """Beyond its lease, or beyond the time a turn may take."""
@@ -119,25 +124,65 @@ def check_cleanup() -> Finding:
             "the cleanup is paused: nothing is deleted",
             "Give its schedule a next run again, or run manage.py cleanup_sessions.",
         )
-    return _judge_cleanup(_find_last_cleanup(), due=timing.last_due, now=now)
+    return judge_cleanup(_find_last_cleanup(), due=timing.last_due, now=now)
 
 
-def _find_last_cleanup() -> TaskRun | None:
-    """The one place that knows where a cleanup leaves word of itself."""
-    return TaskRun.objects.filter(name=task_runs.CLEANUP).first()
+@dataclass(frozen=True, slots=True)
+class LastCleanup:
+    """What is known of cleanups: since when they are to run, and what became of the last ones."""
+
+    since: datetime | None
+    done_at: datetime | None = None
+    left_count: int = 0
+    """Sessions that the last one could not remove."""
+    failed_at: datetime | None = None
+    """When a task of it failed last."""
+    is_at_work: bool = False
 
 
-def _judge_cleanup(run: TaskRun | None, *, due: datetime, now: datetime) -> Finding:
+def _find_last_cleanup() -> LastCleanup:
+    """The one place that knows where cleanups leave word of themselves."""
+    full = Q(actor=ledger.SCHEDULE) | Q(idle_seconds__lte=get_conf().retention.total_seconds())
+    ended = Cleanup.objects.filter(full, status=Cleanup.Status.DONE)
+    done = ended.exclude(errors__contains=cleanups.ABANDONED).order_by("-finished_at").first()
+    runs = {
+        run.name: run
+        for run in TaskRun.objects.filter(name__in=[task_runs.CLEANUP, task_runs.FINISH_CLEANUP])
+    }
+    expected = runs.get(task_runs.CLEANUP)
+    return LastCleanup(
+        since=expected.since if expected else None,
+        done_at=done.finished_at if done else None,
+        left_count=done.failed if done else 0,
+        failed_at=max(
+            (
+                run.failed_at
+                for run in runs.values()
+                if run.failed_at and (run.succeeded_at is None or run.failed_at > run.succeeded_at)
+            ),
+            default=None,
+        ),
+        is_at_work=Cleanup.objects.filter(status=Cleanup.Status.RUNNING).exists(),
+    )
+
+
+def judge_cleanup(last: LastCleanup, *, due: datetime, now: datetime) -> Finding:
+    """Whether the cleanup that was due has run by now."""
     hint = "Run manage.py cleanup_sessions: it does the same, and says what stands in the way."
-    if run is None:
+    if last.since is None:
         return Finding(False, "no cleanup is known", SET_UP_WORKER)
-    succeeded_at, failed_at = run.succeeded_at, run.failed_at
-    if failed_at is not None and (succeeded_at is None or failed_at > succeeded_at):
+    done_at, failed_at = last.done_at, last.failed_at
+    if failed_at is not None and (done_at is None or failed_at > done_at):
         return Finding(False, f"failed at {moment_of(failed_at)}", hint)
-    detail = f"ran at {moment_of(succeeded_at)}" if succeeded_at else "has not been due yet"
-    if (succeeded_at or run.since) < due and now > due + CLEANUP_LATE:
-        last = f"last ran at {moment_of(succeeded_at)}" if succeeded_at else "has never run"
-        return Finding(False, f"was due at {moment_of(due)}, {last}", hint)
+    detail = f"ran at {moment_of(done_at)}" if done_at else "has not been due yet"
+    late = CLEANUP_AT_WORK if last.is_at_work else CLEANUP_LATE
+    if (done_at or last.since) < due:
+        if now > due + late:
+            ran = f"last ran at {moment_of(done_at)}" if done_at else "has never run"
+            return Finding(False, f"was due at {moment_of(due)}, {ran}", hint)
+        detail = f"is due since {moment_of(due)}"
+    elif last.left_count:
+        return Finding(False, f"{detail}, {last.left_count} sessions could not be removed", hint)
     return Finding(True, detail)
 
 

@@ -12,7 +12,7 @@ from uuid import UUID
 
 from django.db import IntegrityError, connection
 
-from conversations import lanes
+from conversations import lanes, task_runs
 from conversations.errors import StoreBusy, StoreError, StoreReadOnly
 from conversations.lanes import Database, from_uuid
 from conversations.store import cleanups, plans, removing
@@ -117,6 +117,7 @@ class Worker:
         if rows >= FEW_ROWS:  # the commit takes what it takes: smaller ones would be more of them
             fitting = rows * self._aim / max(spent, 0.1)
             self._rows = max(FEW_ROWS, min(round((self._rows + fitting) / 2), 2 * self._rows))
+        task_runs.beat()
         # Irregularly: against a steady rhythm, a writer that retries may starve.
         time.sleep(spent * random.uniform(0.3, 1.2) / 1000)  # noqa: S311 - no secret
 

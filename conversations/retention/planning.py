@@ -9,7 +9,7 @@ from functools import partial
 from typing import Any, Final
 from uuid import UUID
 
-from conversations import lanes
+from conversations import lanes, task_runs
 from conversations.conf import get_conf
 from conversations.errors import Invalid
 from conversations.ids import new_id
@@ -84,6 +84,7 @@ def plan_cleanup(
             lanes.perform(partial(plans.store_page, plan_id=plan_id, number=number, idle=page))
             number += 1
         told(total.sessions)
+        task_runs.beat()
     values = {
         "planned_sessions": total.sessions,
         "planned_messages": total.messages,

@@ -32,6 +32,8 @@ from conversations.store.removing import Removed
 
 SKEW: Final = timedelta(minutes=1)
 """So far may the clocks of two machines differ."""
+ABANDONED: Final = "abandoned"
+"""What stands among the errors of a run that was closed as it was left."""
 SILENT_MILLISECONDS: Final = 120_000
 """A run that gave no sign of life for so long is taken over."""
 
@@ -63,7 +65,7 @@ def begin(db: Database, *, plan_id: UUID, process: str, actor: str, now: datetim
         if not is_gone and 0 <= clock - seen < SILENT_MILLISECONDS:
             raise CleanupRunning
         if uuid_of(other) != plan_id:
-            finish(db, cleanup_id=uuid_of(other) or plan_id, errors={"abandoned": 1}, now=now)
+            finish(db, cleanup_id=uuid_of(other) or plan_id, errors={ABANDONED: 1}, now=now)
     row = db.one(
         f"SELECT status, planned_at, cutoff, fence, position FROM {CLEANUP} WHERE id = %s{lock}",
         (key,),

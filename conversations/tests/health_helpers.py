@@ -7,7 +7,7 @@ from typing import Any
 
 from django.utils import timezone
 
-from conversations import schedules, task_runs, tasks
+from conversations import schedules, tasks
 from conversations.models import TaskRun
 from conversations.schedules import Daily, Every, Scheduled, sync_schedules
 
@@ -34,9 +34,3 @@ def set_up(monkeypatch: Any, settings: Any, *, since: datetime | None = None) ->
 def grow_silent(by: timedelta) -> None:
     """No task has run for that long."""
     TaskRun.objects.exclude(beat_at=None).update(beat_at=timezone.now() - by)
-
-
-def clean_up(**row: Any) -> None:
-    """What the last cleanup left in its row."""
-    task_runs.expect([task_runs.CLEANUP], now=timezone.now())
-    TaskRun.objects.filter(name=task_runs.CLEANUP).update(**row)

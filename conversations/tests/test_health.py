@@ -14,16 +14,17 @@ from django.test import override_settings
 from django.utils import timezone
 from django_q.models import Schedule
 
-from conversations import health, schedules, sqlite, tasks
+from conversations import health, lanes, retention, schedules, sqlite, tasks
 from conversations.health import Finding, readiness
 from conversations.health.findings import seconds_of
-from conversations.models import ChatTurn, TaskRun
+from conversations.health.readiness import LastCleanup
+from conversations.models import ChatTurn, Cleanup, TaskRun
 from conversations.schedules import sync_schedules
+from conversations.store import ledger
 from conversations.store.leases import lease_clock
 from conversations.tests.health_helpers import (
     CLEANUP,
     SILENT_AFTER,
-    clean_up,
     grow_silent,
     set_up,
 )
@@ -64,7 +65,7 @@ def test_a_site_that_works_is_well_in_every_part(name):
 @pytest.mark.parametrize("name", health.READINESS)
 def test_what_is_asked_every_few_seconds_asks_little(name, site, django_assert_max_num_queries):
     find(name)
-    with django_assert_max_num_queries(3):
+    with django_assert_max_num_queries(4):
         find(name)
 
 
@@ -213,42 +214,79 @@ DUE = NOON.replace(hour=2)
 
 
 @pytest.mark.parametrize(
-    ("row", "said"),
+    ("last", "said"),
     [
         ({"since": NOON}, "has not been due yet"),
-        ({"since": NOON - 9 * DAY, "succeeded_at": DUE}, "ran at 2026-05-01 02:00 UTC"),
+        ({"done_at": DUE}, "ran at 2026-05-01 02:00 UTC"),
         (
-            {"since": NOON - 9 * DAY, "succeeded_at": DUE - DAY},
+            {"done_at": DUE - DAY},
             "was due at 2026-05-01 02:00 UTC, last ran at 2026-04-30 02:00 UTC",
         ),
-        ({"since": NOON - 9 * DAY}, "was due at 2026-05-01 02:00 UTC, has never run"),
-        (
-            {"since": NOON - DAY, "succeeded_at": DUE - DAY, "failed_at": DUE},
-            "failed at 2026-05-01 02:00 UTC",
-        ),
-        ({"since": NOON - DAY, "failed_at": DUE - DAY, "succeeded_at": DUE}, "ran at "),
+        ({}, "was due at 2026-05-01 02:00 UTC, has never run"),
+        ({"done_at": DUE - DAY, "failed_at": DUE}, "failed at 2026-05-01 02:00 UTC"),
+        ({"failed_at": DUE - DAY, "done_at": DUE}, "ran at "),
+        ({"done_at": DUE, "left_count": 3}, ", 3 sessions could not be removed"),
+        ({"since": None}, "no cleanup is known"),
     ],
-    ids=["new", "ran", "overdue", "never", "failed", "mended"],
+    ids=["new", "ran", "overdue", "never", "failed", "mended", "left some", "unknown"],
 )
-def test_a_cleanup_is_judged_by_whether_it_ran_when_it_was_due(row, said):
-    found = readiness._judge_cleanup(TaskRun(name="cleanup_sessions", **row), due=DUE, now=NOON)
+def test_a_cleanup_is_judged_by_whether_it_ran_when_it_was_due(last, said):
+    known = LastCleanup(**{"since": NOON - 9 * DAY} | last)
+    found = readiness.judge_cleanup(known, due=DUE, now=NOON)
     assert said in found.detail
     assert found.ok is said.startswith(("has not", "ran"))
 
 
-def test_a_cleanup_has_an_hour_to_be_done():
-    run = TaskRun(name="cleanup_sessions", since=NOON - DAY)
-    for minutes, is_well in ((59, True), (61, False)):
-        now = DUE + timedelta(minutes=minutes)
-        assert readiness._judge_cleanup(run, due=DUE, now=now).ok is is_well
+@pytest.mark.parametrize(
+    ("is_at_work", "minutes", "is_well"),
+    [(False, 59, True), (False, 61, False), (True, 61, True), (True, 361, False)],
+)
+def test_a_cleanup_has_an_hour_to_begin_and_some_to_end(is_at_work, minutes, is_well):
+    last = LastCleanup(since=NOON - 9 * DAY, done_at=DUE - DAY, is_at_work=is_at_work)
+    now = DUE + timedelta(minutes=minutes)
+    found = readiness.judge_cleanup(last, due=DUE, now=now)
+    assert found.ok is is_well
+    assert "due" in found.detail
 
 
 def test_five_days_of_downtime_are_seen_until_it_has_run(site):
     now = timezone.now()
     Schedule.objects.filter(name=CLEANUP).update(next_run=now - 5 * DAY)
-    clean_up(since=now - 30 * DAY, succeeded_at=now - 6 * DAY)
+    TaskRun.objects.filter(name="cleanup_sessions").update(since=now - 30 * DAY)
     assert find("last_cleanup").ok is False
-    clean_up(succeeded_at=now)
+    tasks.cleanup_sessions()
+    assert find("last_cleanup").ok is True
+
+
+def test_a_person_may_clean_up_but_not_for_appearance(site):
+    now = timezone.now()
+    Schedule.objects.filter(name=CLEANUP).update(next_run=now - 5 * DAY)
+    TaskRun.objects.filter(name="cleanup_sessions").update(since=now - 30 * DAY)
+    retention.cleanup(now=now, actor=ledger.COMMAND, idle_for=timedelta(days=400))
+    assert find("last_cleanup").ok is False
+    retention.cleanup(now=now, actor=ledger.COMMAND)
+    assert find("last_cleanup").ok is True
+
+
+def test_a_cleanup_that_was_given_up_has_not_run(site):
+    now = timezone.now()
+    Schedule.objects.filter(name=CLEANUP).update(next_run=now - 5 * DAY)
+    TaskRun.objects.filter(name="cleanup_sessions").update(since=now - 30 * DAY)
+    tasks.cleanup_sessions()
+    Cleanup.objects.update(errors='{"abandoned": 1}')
+    assert find("last_cleanup").ok is False
+
+
+def test_a_cleanup_whose_task_failed_is_told(site, monkeypatch):
+    def fail(**options: Any) -> int:
+        raise LookupError("a secret")
+
+    with monkeypatch.context() as patch:
+        patch.setattr(retention, "cleanup", fail)
+        with pytest.raises(tasks.TaskFailed):
+            tasks.cleanup_sessions()
+    assert find("last_cleanup").detail.startswith("failed at ")
+    tasks.cleanup_sessions()
     assert find("last_cleanup").ok is True
 
 
@@ -273,8 +311,6 @@ def test_a_message_that_waits_too_long_is_told(session, minutes, is_well):
     ids=["runs", "late", "no sign of life", "for hours"],
 )
 def test_a_turn_that_runs_and_does_not_is_told(session, lease, began, is_well):
-    from conversations import lanes
-
     until = lanes.look_up(lease_clock) + lease * 1000
     now = timezone.now()
     turn(session, status="running", lease_until=until, started_at=now - timedelta(seconds=began))

@@ -11,9 +11,11 @@ import pytest
 from django.db import connection
 from django.utils import timezone
 
-from conversations import measuring, metrics, task_runs
+from conversations import measuring, metrics, retention, task_runs
 from conversations.models import ChatTurn
+from conversations.store import ledger
 from conversations.tests import factories
+from conversations.tests.retention_helpers import leave
 from conversations.tests.sweeps_helpers import remember
 
 pytestmark = pytest.mark.django_db(transaction=True)
@@ -55,7 +57,6 @@ def test_nothing_waits_in_a_quiet_site():
     assert found['health{check="database"}'] == 1
     assert found['health{check="worker"}'] == 0
     assert 'health{check="search_index"}' not in found
-    assert "cleanups_total" not in found
 
 
 def test_what_the_worker_did_is_told_by_any_process():
@@ -64,25 +65,32 @@ def test_what_the_worker_did_is_told_by_any_process():
 
     before = timezone.now().timestamp()
     run("prune_sessions", 60)
-    run("cleanup_sessions", 4)
-    run("cleanup_sessions", 3)
+    run("prune_sessions", 3)
     task_runs.expect(["heartbeat"], now=timezone.now())
     found = read()
-    assert found['task_amount_total{task="prune_sessions"}'] == 60
-    assert found['task_runs_total{task="cleanup_sessions"}'] == found["cleanups_total"] == 2
-    assert found["cleanup_rows_total"] == 7
-    assert found["cleanup_seconds_total"] > 0
-    assert found["cleanup_last_success_timestamp_seconds"] >= before
-    assert found['task_failures_total{task="cleanup_sessions"}'] == 0
+    assert found['task_amount_total{task="prune_sessions"}'] == 63
+    assert found['task_runs_total{task="prune_sessions"}'] == 2
+    assert found['task_failures_total{task="prune_sessions"}'] == 0
+    assert found['task_last_success_timestamp_seconds{task="prune_sessions"}'] >= before
     assert found['task_runs_total{task="heartbeat"}'] == 0
     assert 'task_last_success_timestamp_seconds{task="heartbeat"}' not in found
 
 
-def test_a_cleanup_that_never_succeeded_has_no_last_success():
-    task_runs.expect([task_runs.CLEANUP], now=timezone.now())
+def test_cleanups_are_summed_up_whoever_began_them(user):
+    assert read()["cleanups_total"] == 0
+    assert "cleanup_last_success_timestamp_seconds" not in read()
+    now = timezone.now()
+    for actor in (ledger.SCHEDULE, ledger.COMMAND):
+        remember(session := factories.ChatSessionFactory(owner=user), 3)
+        leave(session)
+        retention.cleanup(now=now, actor=actor)
     found = read()
-    assert found["cleanups_total"] == 0
-    assert "cleanup_last_success_timestamp_seconds" not in found
+    assert (found["cleanups_total"], found["cleanup_sessions_total"]) == (2, 2)
+    assert found["cleanup_rows_total"] == 8
+    assert found["cleanup_bytes_total"] > 0
+    assert found["cleanup_failed_total"] == 0
+    assert found["cleanup_seconds_total"] >= 0
+    assert found["cleanup_last_success_timestamp_seconds"] == pytest.approx(now.timestamp(), 0.01)
 
 
 def test_what_the_worker_counted_is_told_with_its_time(user):
@@ -101,7 +109,7 @@ def test_every_measure_has_its_words():
 
 def test_it_asks_little_however_much_is_stored(django_assert_max_num_queries):
     read()
-    with django_assert_max_num_queries(6):
+    with django_assert_max_num_queries(7):
         read()
 
 
