@@ -133,12 +133,17 @@ class Synced:
 
 
 def sync_schedules(
-    *, now: datetime, dry_run: bool = False, table: Sequence[Scheduled] | None = None
+    *,
+    now: datetime,
+    dry_run: bool = False,
+    reset: bool = False,
+    table: Sequence[Scheduled] | None = None,
 ) -> Synced:
     """Bring the stored schedules to what the table says; others' are not touched.
 
     Staff may give a schedule another timing, or pause it: that stays, until the table's own timing
-    changes. Then the new one begins as from now, except that what is paused stays paused.
+    changes. Then the new one begins as from now, except that what is paused stays paused. A `reset`
+    takes all that back: every timing begins anew, as after the clock was wrong.
     Any number of processes may do this at once.
     """
     wanted = {row.name: row for row in (build_table() if table is None else table)}
@@ -156,7 +161,7 @@ def sync_schedules(
                 row.delete()
                 outcome.setdefault("removed", []).append(row.name)
         for name, entry in wanted.items():
-            became = _bring_up_to_date(found.get(name), entry, now=now)
+            became = _bring_up_to_date(found.get(name), entry, now=now, reset=reset)
             outcome.setdefault(became, []).append(name)
         task_runs.expect((entry.task.removeprefix(TASKS) for entry in wanted.values()), now=now)
         if dry_run:
@@ -164,7 +169,7 @@ def sync_schedules(
     return Synced(**{became: tuple(names) for became, names in outcome.items()})
 
 
-def _bring_up_to_date(row: Any, entry: Scheduled, *, now: datetime) -> str:
+def _bring_up_to_date(row: Any, entry: Scheduled, *, now: datetime, reset: bool) -> str:
     """Create or correct one schedule; which of these it was."""
     wanted: dict[str, Any] = {
         "func": entry.task,
@@ -182,7 +187,9 @@ def _bring_up_to_date(row: Any, entry: Scheduled, *, now: datetime) -> str:
     changes = {
         name: value for name, value in wanted.items() if (getattr(row, name) or None) != value
     }
-    if "kwargs" in changes:
+    if reset:
+        changes |= timing | {"repeats": -1}
+    elif "kwargs" in changes:
         is_paused = row.next_run is None
         changes |= entry.timing.columns() if is_paused else timing
     if not changes:

@@ -114,8 +114,8 @@ def check_schedules() -> Finding:
         return Finding(
             False,
             ", ".join(problems),
-            f"{SET_UP_WORKER} What staff or a wrong clock made of a timing stays: delete the row "
-            "of django_q_schedule, and sync_schedules makes it anew.",
+            f"{SET_UP_WORKER} What staff or a wrong clock made of a timing stays, but for "
+            "manage.py sync_schedules --reset.",
         )
     return Finding(True, f"{len(schedules.build_table())} as they should be")
 

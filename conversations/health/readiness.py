@@ -268,8 +268,8 @@ def check_clock() -> Finding:
     return Finding(
         False,
         f"it is {seconds_of(apart)} apart from what was written",
-        "Set the clocks of this machine and of the database's. Until the clock is past what was "
-        "written, schedules wait, and nothing expires.",
+        "Set the clocks of this machine and of the database's. If this one was ahead and is right "
+        "now, run manage.py sync_schedules --reset: else schedules wait until then.",
     )
 
 

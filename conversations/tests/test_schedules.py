@@ -138,6 +138,16 @@ def test_it_ends_with_another_timing_in_the_table_but_what_is_paused_stays_so():
     assert [each.repeats for each in found] == [-1, -1, 0]
 
 
+@pytest.mark.parametrize("changes", STAFFS)
+def test_a_reset_begins_every_timing_anew(changes):
+    sync(entry(Every(minutes=5)))
+    Schedule.objects.exclude(next_run=None).update(**changes)
+    reset = {"reset": True, "now": NOON + timedelta(hours=1)}
+    assert sync(entry(Every(minutes=5)), **reset) == {"updated": ("conversations.sweep",)}
+    assert (row().schedule_type, row().minutes, row().repeats) == (Schedule.MINUTES, 5, -1)
+    assert row().next_run == NOON + timedelta(hours=1)
+
+
 @pytest.mark.parametrize(
     "changes",
     [

@@ -22,6 +22,11 @@ class Command(console.ConsoleCommand):
     )
 
     def add_arguments(self, parser: ArgumentParser) -> None:
+        parser.add_argument(
+            "--reset",
+            action="store_true",
+            help="take back what staff, or a clock that was wrong, made of the timings",
+        )
         console.add_dry_run(parser)
         super().add_arguments(parser)
 
@@ -32,7 +37,7 @@ class Command(console.ConsoleCommand):
 
         dry_run = options["dry_run"]
         try:
-            synced = sync_schedules(now=timezone.now(), dry_run=dry_run)
+            synced = sync_schedules(now=timezone.now(), dry_run=dry_run, reset=options["reset"])
         except DatabaseError as error:
             raise StoreError(f"The schedules could not be stored: {error}") from error
         lines = [
