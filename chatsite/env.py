@@ -233,6 +233,9 @@ VARIABLES: tuple[Variable, ...] = (
              "How long the background worker may go without a task that ran before `/readyz` says "
              "so and `serve` restarts it; its heartbeat runs every 60 to 90 seconds. 0: this site "
              "has no worker, and neither it nor the cleanup is asked after.", "Operations"),
+    Variable("READINESS_KEPT_SECONDS", "1", seconds(0, 60),
+             "For how long `/readyz` tells what it has found, however many ask.",
+             "Operations"),
     Variable("METRICS_TOKEN", "", secret,
              "What `/metrics` is read with, as `Authorization: Bearer ...`. Empty: it is read from "
              "this machine only. Set it where a proxy runs on this machine.", "Operations"),

@@ -23,6 +23,7 @@ os.environ["AGENT_SESSION_DB_PATH"] = str(_folder / ("test.db" + f"_{_worker}" *
 os.environ["CHAT_ATTACHMENT_DIR"] = str(_folder / ("attachments" + f"_{_worker}" * bool(_worker)))
 # Servers of the tests have no worker; a test that has one says so.
 os.environ.setdefault("CHAT_WORKER_SILENT_SECONDS", "0")
+os.environ.setdefault("READINESS_KEPT_SECONDS", "0")  # a test breaks something, and asks at once
 
 from chatsite.settings import *  # noqa: E402, F403
 from chatsite.settings import DATABASES  # noqa: E402
@@ -33,4 +34,3 @@ else:  # runs side by side must not meet in one database
     DATABASES["default"]["TEST"] = {"NAME": f"test_chatsite_{os.getpid()}"}
 
 PASSWORD_HASHERS = ["django.contrib.auth.hashers.MD5PasswordHasher"]
-READINESS_KEPT_SECONDS = 0  # a test breaks something, and asks at once
