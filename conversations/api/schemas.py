@@ -178,6 +178,23 @@ class TranscriptOut(Schema):
     session: SessionOut
 
 
+class ExportOut(Schema):
+    """A conversation as a file, with all that its owner could read."""
+
+    thread_id: UUID
+    title: str
+    status: str
+    metadata: dict[str, Any]
+    created_at: datetime
+    updated_at: datetime
+    last_active_at: datetime
+    exported_at: datetime
+    messages: list[dict[str, Any]]
+    """As in a transcript; with `item` where ChatKit's thread item says more than the text."""
+    turns: list[dict[str, Any]]
+    attachments: list[dict[str, Any]]
+
+
 class ClearedOut(Schema):
     cleared: int
 

@@ -15,6 +15,7 @@ from conversations.api import (
     attachments,
     chatkit,
     errors,
+    exports,
     feedback,
     messages,
     ops,
@@ -58,6 +59,7 @@ api.add_router("/chatkit/threads", messages.router)
 api.add_router("/chatkit/threads", turns.router)
 api.add_router("/chatkit/threads", feedback.router)
 api.add_router("/chatkit/attachments", attachments.router)
+api.add_router("/chatkit", exports.router)
 api.add_router("", ops.router)
 
 

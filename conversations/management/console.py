@@ -15,12 +15,13 @@ from contextlib import contextmanager
 from functools import partial
 from typing import Any, Final
 
+from django.contrib.auth import get_user_model
 from django.core.management.base import BaseCommand, CommandError
 from django.core.serializers.json import DjangoJSONEncoder
 from django.utils import timezone
 
 from conversations import lanes
-from conversations.errors import ConversationsError, Invalid, ThreadNotFound
+from conversations.errors import ConversationsError, Invalid, NotFound, ThreadNotFound
 from conversations.ids import parse_uuid, stored_session_id
 from conversations.store.statistics import SessionStatistics, find_statistics
 
@@ -41,6 +42,10 @@ class Interrupted(ConversationsError):
     """Interrupted. What was done until then stays done."""
 
     code = "interrupted"
+
+
+class UserNotFound(NotFound):
+    """There is no such user."""
 
 
 class ConsoleCommand(BaseCommand):
@@ -142,6 +147,15 @@ def add_dry_run(parser: ArgumentParser) -> None:
         dest="interactive",
         help="ask nothing",
     )
+
+
+def find_user(name: str) -> Any:
+    """The user of that name. Raises UserNotFound."""
+    model = get_user_model()
+    try:
+        return model._default_manager.get_by_natural_key(name)
+    except model.DoesNotExist:
+        raise UserNotFound(f"There is no user named {name!r}.") from None
 
 
 def find_session(name: str) -> SessionStatistics:

@@ -29,4 +29,5 @@ transaction when they write, and know nothing of HTTP, the SDK or ChatKit.
     restoring  what was set aside is remembered again
     statistics sessions in numbers
     threads    what a person's list and transcript show
+    exporting  the same in pages, with all that belongs to it
 """

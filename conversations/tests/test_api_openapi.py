@@ -152,6 +152,8 @@ CASES |= {
         errors={409, 429},
     ),
     ("GET", FILE): Case(200),
+    ("GET", THREAD + "/export"): Case(200, invalid=[{"params": {"format": "xml"}}]),
+    ("GET", "/chatkit/export"): Case(200),
 }
 
 each_route = pytest.mark.parametrize("route", ROUTES, ids=" ".join)

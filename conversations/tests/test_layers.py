@@ -21,7 +21,8 @@ FLOORS: dict[int, str] = {
     6: "chatkit_context health",
     5: "threads demo supervisor checks admin tasks schedules worker",
     # what happens to it
-    4: "turns sweeps feedback retention holds erasure search usage measuring metrics task_results",
+    4: "turns sweeps feedback retention holds erasure exports search usage measuring metrics"
+    " task_results",
     # the agent, its memory, its items, files, and who may come in
     3: "assistant agents_session thread_items thread_metadata attachments tokens throttle"
     " task_runs",  # and what the worker did
@@ -133,7 +134,15 @@ if True:
 
 @pytest.mark.parametrize(
     "arguments",
-    ["migrate --check", "check", "--help", "session_stats", "prune_sessions", "clear_session 1"],
+    [
+        "migrate --check",
+        "check",
+        "--help",
+        "session_stats",
+        "prune_sessions",
+        "clear_session 1",
+        "export_sessions",
+    ],
 )
 def test_a_command_that_runs_no_agent_does_not_import_the_sdk(arguments, tmp_path):
     loaded = run_python(
