@@ -25,7 +25,7 @@ FLOORS: dict[int, str] = {
     " task_results",
     # the agent, its memory, its items, files, and who may come in
     3: "assistant agents_session thread_items thread_metadata attachments tokens throttle"
-    " task_runs",  # and what the worker did
+    " task_runs reclaim",  # and what the worker did
     2: "store",  # the rows of one session, by hand-written SQL
     # tables, the way to them, an item as a row, what a process counts
     1: "models lanes items tally",
