@@ -13,6 +13,6 @@ class ConversationsConfig(AppConfig):
         from conversations import checks  # noqa: F401, PLC0415 - registers the system checks
 
         if apps.is_installed("django_q"):
-            from conversations import worker  # noqa: PLC0415 - only where there is a queue
+            from conversations import queued, worker  # noqa: F401, PLC0415 - hears of erasures
 
             worker.listen()

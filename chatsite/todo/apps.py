@@ -9,3 +9,6 @@ class TodoConfig(AppConfig):
     name = "chatsite.todo"
     label = "todo"
     verbose_name = "Todo assistant"
+
+    def ready(self) -> None:
+        from chatsite.todo import erasing  # noqa: F401, PLC0415 - hears of erasures

@@ -195,6 +195,17 @@ class ExportOut(Schema):
     attachments: list[dict[str, Any]]
 
 
+class ErasedOut(Schema):
+    """What was erased, in numbers: the receipt."""
+
+    erased_at: datetime
+    receipt: int | None
+    """The number of the ledger's row; null where there was nothing to erase."""
+    subject: str
+    """What stands for the person in the ledger, which names nobody."""
+    counts: dict[str, int]
+
+
 class ClearedOut(Schema):
     cleared: int
 

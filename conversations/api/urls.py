@@ -12,6 +12,7 @@ from ninja import NinjaAPI
 from ninja.parser import Parser
 
 from conversations.api import (
+    account,
     attachments,
     chatkit,
     errors,
@@ -60,6 +61,7 @@ api.add_router("/chatkit/threads", turns.router)
 api.add_router("/chatkit/threads", feedback.router)
 api.add_router("/chatkit/attachments", attachments.router)
 api.add_router("/chatkit", exports.router)
+api.add_router("/chatkit", account.router)
 api.add_router("", ops.router)
 
 

@@ -14,6 +14,7 @@ import time
 from collections.abc import Callable
 from contextlib import suppress
 from dataclasses import dataclass
+from functools import partial
 from typing import Any, Final
 
 from conversations.sqlite import driver, scrubbing
@@ -53,9 +54,7 @@ def reclaim(raw: Any, *, name: str, lock: threading.Lock, max_pages: int) -> Rec
     before = _size(name)
     gone = 0
     while gone < max_pages and (free := _number(raw, "freelist_count")):
-        # To its end: one step of the statement gives back one page.
-        give_back = f"PRAGMA incremental_vacuum({min(PAGES_AT_ONCE, max_pages - gone)})"
-        if not _try(lambda: raw.execute(give_back).fetchall() is not None, lock):
+        if not _try(partial(_give_back, raw, min(PAGES_AT_ONCE, max_pages - gone)), lock):
             break
         left = _number(raw, "freelist_count")
         if left >= free:
@@ -71,6 +70,12 @@ def reclaim(raw: Any, *, name: str, lock: threading.Lock, max_pages: int) -> Rec
         free_pages=_number(raw, "freelist_count"),
         log_bytes=_size(f"{name}-wal"),
     )
+
+
+def _give_back(raw: Any, pages: int) -> bool:
+    # To its end: one step of the statement gives back one page.
+    raw.execute(f"PRAGMA incremental_vacuum({pages})").fetchall()
+    return True
 
 
 def _empty_log(raw: Any, lock: threading.Lock) -> None:

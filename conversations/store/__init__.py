@@ -11,6 +11,7 @@ transaction when they write, and know nothing of HTTP, the SDK or ChatKit.
     finishing  how a turn ends that its own process ends
     closing    how turns end that nobody finishes
     clearing   everything said in a session goes
+    erasing    everything of one person goes
     stops      a stop asked for in any process
     rewinding  a conversation as it was before one of its turns
     ledger     what was removed, when and by whom; never what it was

@@ -154,6 +154,7 @@ CASES |= {
     ("GET", FILE): Case(200),
     ("GET", THREAD + "/export"): Case(200, invalid=[{"params": {"format": "xml"}}]),
     ("GET", "/chatkit/export"): Case(200),
+    ("DELETE", "/chatkit/account-data"): Case(200, errors={409}),
 }
 
 each_route = pytest.mark.parametrize("route", ROUTES, ids=" ".join)

@@ -19,17 +19,18 @@ FLOORS: dict[int, str] = {
     8: "chatkit_store chatkit_events",  # what is stored, and a turn in its words
     7: "chatkit_attachments chatkit_converter",
     6: "chatkit_context health",
-    5: "threads demo supervisor checks admin tasks schedules worker",
+    5: "threads account demo supervisor checks admin tasks schedules queued worker",
     # what happens to it
     4: "turns sweeps feedback retention holds erasure exports search usage measuring metrics"
     " task_results",
     # the agent, its memory, its items, files, and who may come in
-    3: "assistant agents_session thread_items thread_metadata attachments tokens throttle"
+    3: "assistant agents_session thread_items thread_metadata attachments tokens throttle traces"
     " task_runs reclaim",  # and what the worker did
     2: "store",  # the rows of one session, by hand-written SQL
     # tables, the way to them, an item as a row, what a process counts
     1: "models lanes items tally",
-    0: "errors events ids media conf sqlite processes history exposition",  # words, pure rules
+    # words and pure rules: no HTTP, no ORM
+    0: "errors events ids media conf signals sqlite processes history exposition",
 }
 
 # Who may know which library; a name stands for a module or a whole package.
@@ -40,7 +41,7 @@ ROOMS: dict[str, str] = {
     "chatkit": "thread_items thread_metadata assistant turns chatkit_context chatkit_attachments"
     " chatkit_converter chatkit_events chatkit_messages chatkit_store"
     " chatkit_turns chatkit_server api.chatkit",
-    "django_q": "schedules tasks admin task_results worker",
+    "django_q": "schedules tasks queued admin task_results worker",
     "uvicorn": "web",
     "sqlite3": "sqlite",
     "pysqlite3": "sqlite",
