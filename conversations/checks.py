@@ -6,7 +6,7 @@ import os
 import sys
 from collections.abc import Sequence
 from pathlib import Path
-from typing import Any
+from typing import Any, Final
 
 from django.apps import apps
 from django.apps.config import AppConfig
@@ -18,6 +18,9 @@ from django.utils.module_loading import import_string
 
 from conversations import attachments, sqlite
 from conversations.conf import Conf, get_conf
+
+HEARTBEAT_SECONDS: Final = 90
+"""So long apart two heartbeats of a worker may be that works."""
 
 
 @register(Tags.compatibility)
@@ -174,6 +177,25 @@ def check_chatkit_server(
             f"CONVERSATIONS_CHATKIT_SERVER is {path}: {problem}.",
             hint=f"Name a subclass of {ours}.",
             id="conversations.E005",
+        )
+    ]
+
+
+@register(Tags.compatibility)
+def check_worker_is_given_time(
+    app_configs: Sequence[AppConfig] | None, **kwargs: Any
+) -> list[CheckMessage]:
+    """A worker that works must not be taken for one that hangs."""
+    silent_after = get_conf().chat_worker_silent_seconds
+    if not 0 < silent_after < HEARTBEAT_SECONDS:
+        return []
+    return [
+        Warning(
+            f"CHAT_WORKER_SILENT_SECONDS is {silent_after:g}: a worker that works would be "
+            "restarted again and again.",
+            hint=f"Its heartbeat runs every 60 to {HEARTBEAT_SECONDS} seconds: write more, or 0 "
+            "where there is no worker.",
+            id="conversations.W016",
         )
     ]
 

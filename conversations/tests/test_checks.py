@@ -137,6 +137,13 @@ def test_a_queue_that_is_left_as_it_comes_is_told_all_of_it(cluster):
     assert found == ["E004", "W005", "W006", "W008", "W009", "W012"]
 
 
+@pytest.mark.parametrize(("seconds", "complaints"), [(0, 0), (1, 1), (89, 1), (90, 0)])
+def test_w016_a_worker_that_works_is_given_its_time(seconds, complaints):
+    with override_settings(CHAT_WORKER_SILENT_SECONDS=seconds):
+        found = ids(checks.check_worker_is_given_time(None))
+    assert found == ["conversations.W016"] * complaints
+
+
 def test_e006_the_queues_own_pages_may_not_be_served():
     assert checks.check_queue_pages(None) == []
     site = admin.AdminSite(name="back office")
