@@ -176,7 +176,7 @@ def check_chatkit_server(
         Error(
             f"CONVERSATIONS_CHATKIT_SERVER is {path}: {problem}.",
             hint=f"Name a subclass of {ours}.",
-            id="conversations.E005",
+            id="conversations.E007",
         )
     ]
 

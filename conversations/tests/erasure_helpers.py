@@ -40,6 +40,8 @@ PUBLIC: Final = {
     "Throttle",  # digests, for a minute
     "LedgerEntry",  # numbers and pseudonyms
     "OpenRemoval",
+    "TaskRun",  # names of tasks, and times
+    "Measurement",  # numbers
     "Cleanup",  # numbers
     "CleanupPage",  # ids and times
     "UserHold",  # who has one is not erased

@@ -35,7 +35,7 @@ def test_the_server_is_ours_unless_another_is_named():
 def test_a_server_that_is_none_is_told_before_it_is_needed(path, caplog):
     with override_settings(CONVERSATIONS_CHATKIT_SERVER=path):
         (error,) = check_chatkit_server(None)
-        assert error.id == "conversations.E005"
+        assert error.id == "conversations.E007"
         assert path in error.msg
         with pytest.raises(ImproperlyConfigured, match="CONVERSATIONS_CHATKIT_SERVER"):
             get_server()
