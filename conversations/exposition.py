@@ -1,4 +1,4 @@
-"""Numbers as Prometheus reads them: its text format, version 0.0.4."""
+"""Numbers in the text format of Prometheus, as its own library writes it."""
 
 from __future__ import annotations
 
@@ -6,7 +6,12 @@ from collections.abc import Iterable, Iterator
 from dataclasses import dataclass
 from typing import Final, Literal
 
-CONTENT_TYPE: Final = "text/plain; version=0.0.4; charset=utf-8"
+from prometheus_client import CollectorRegistry, generate_latest
+from prometheus_client.exposition import CONTENT_TYPE_PLAIN_0_0_4
+from prometheus_client.metrics_core import Metric
+from prometheus_client.registry import Collector
+
+CONTENT_TYPE: Final = CONTENT_TYPE_PLAIN_0_0_4
 
 Labels = tuple[tuple[str, str], ...]
 
@@ -32,20 +37,22 @@ class Family:
 
 def render(families: Iterable[Family]) -> str:
     """All of them as one page."""
-    return "".join(f"{line}\n" for family in families for line in _lines(family))
+    registry = CollectorRegistry(auto_describe=False)
+    registry.register(_Page(families))
+    return generate_latest(registry).decode()
 
 
-def _lines(family: Family) -> Iterator[str]:
-    yield f"# HELP {family.name} {_escaped(family.help)}"
-    yield f"# TYPE {family.name} {family.kind}"
-    for sample in family.samples:
-        labels = ",".join(f'{name}="{_quoted(value)}"' for name, value in sample.labels)
-        yield f"{family.name}{sample.suffix}{f'{{{labels}}}' * bool(labels)} {sample.value:.15g}"
+class _Page(Collector):
+    """What the library asks for the families of a page."""
 
+    def __init__(self, families: Iterable[Family]) -> None:
+        self._families = families
 
-def _escaped(text: str) -> str:
-    return text.replace("\\", r"\\").replace("\n", r"\n")
-
-
-def _quoted(text: str) -> str:
-    return _escaped(text).replace('"', r"\"")
+    def collect(self) -> Iterator[Metric]:
+        for family in self._families:
+            # The library writes the ending of a counter itself.
+            name = family.name.removesuffix("_total")
+            metric = Metric(name, family.help, family.kind)
+            for sample in family.samples:
+                metric.add_sample(family.name + sample.suffix, dict(sample.labels), sample.value)
+            yield metric

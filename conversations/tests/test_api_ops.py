@@ -151,7 +151,7 @@ async def test_metrics_are_read_from_this_machine(
     assert answer.headers["content-type"] == "text/plain; version=0.0.4; charset=utf-8"
     found = dict(re.findall(r"^(conversations_\S+) (\S+)$", answer.text, re.MULTILINE))
     assert float(found['conversations_turns_total{status="completed"}']) >= 1
-    assert found['conversations_health{check="database"}'] == "1"
+    assert found['conversations_health{check="database"}'] == "1.0"
     assert float(found["conversations_database_bytes"]) > 10_000
     assert "secret" not in answer.text
     assert str(session.id) not in answer.text

@@ -15,8 +15,8 @@ def test_a_family_is_its_help_its_kind_and_its_samples() -> None:
     assert render([family]) == (
         "# HELP turns_total Turns\\nand \\\\ more.\n"
         "# TYPE turns_total counter\n"
-        "turns_total 3\n"
-        'turns_total{status="say \\"no\\"\\n",by="a\\\\b"} 2.5\n'
+        "turns_total 3.0\n"
+        'turns_total{by="a\\\\b",status="say \\"no\\"\\n"} 2.5\n'
     )
 
 

@@ -47,6 +47,7 @@ ROOMS: dict[str, str] = {
     "pysqlite3": "sqlite",
     "psycopg": "lanes",
     "jiter": "items",
+    "prometheus_client": "exposition",
 }
 
 PACKAGE = Path(__file__).resolve().parents[1]
