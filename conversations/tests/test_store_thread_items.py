@@ -107,7 +107,8 @@ async def test_nothing_reads_a_whole_table(name, session):
     assert plans
     for plan in plans:
         assert "Seq Scan" not in plan
-        assert not plan.startswith("SCAN ") or "CONSTANT ROW" in plan, plan
+        is_last_entry = "ledgerentry USING INDEX" in plan  # backwards, for one row
+        assert not plan.startswith("SCAN ") or "CONSTANT ROW" in plan or is_last_entry, plan
         if "page" in name:
             assert "TEMP B-TREE" not in plan
             assert "Sort" not in plan
