@@ -182,5 +182,5 @@ def _release(run: Run) -> None:
 
 
 def _preview(db: Database, *, idle: Sequence[Idle], outcome: Outcome) -> Removed:
-    keys = still_idle(db, idle, outcome, locks=False)
+    keys = still_idle(db, idle, outcome)
     return removing.measure(db, keys)

@@ -24,8 +24,13 @@ logger = logging.getLogger(__name__)
 PIECE_ROWS: Final = 400
 """A session of more rows goes in pieces, after nobody finds it any more."""
 SQLITE_MILLISECONDS: Final = 3.0
-POSTGRESQL_MILLISECONDS: Final = 25.0
+POSTGRESQL_MILLISECONDS: Final = 50.0
 """So long a transaction should take: on SQLite everybody else who writes waits for it."""
+SQLITE_PAUSE: Final = (0.3, 1.2)
+POSTGRESQL_PAUSE: Final = (0.02, 0.1)
+"""A pause after each, as parts of that time. Irregular: against a steady rhythm, a writer that
+retries may starve.
+"""
 FIRST_ROWS: Final = 40
 FEW_ROWS: Final = 10
 
@@ -45,6 +50,7 @@ class Worker:
         self._deadline = None if seconds is None else time.monotonic() + seconds
         on_sqlite = connection.vendor == "sqlite"
         self._aim = SQLITE_MILLISECONDS if on_sqlite else POSTGRESQL_MILLISECONDS
+        self._pause = SQLITE_PAUSE if on_sqlite else POSTGRESQL_PAUSE
         self._rows = FIRST_ROWS
         self._looked_at = run.position
 
@@ -74,12 +80,18 @@ class Worker:
                 return count
         return len(sizes)
 
-    def _remove(self, batch: Sequence[Idle], rows: int) -> None:
+    def _remove(self, batch: Sequence[Idle], rows: int, *, waits: bool = True) -> None:
         apart = len(batch) == 1 and rows > PIECE_ROWS
+        remove = partial(_remove, batch=batch, apart=apart, waits=waits)
         try:
-            self._in_transaction(partial(_remove, batch=batch, apart=apart), len(batch))
-        except (StoreBusy, StoreReadOnly):
+            self._in_transaction(remove, len(batch))
+        except StoreReadOnly:
             raise  # the others would fare no better
+        except StoreBusy:
+            if connection.vendor == "sqlite" or not waits:
+                raise
+            self._remove(batch, rows, waits=False)  # somebody has locked one of them, and stays
+            return
         except (StoreError, IntegrityError) as error:
             if len(batch) > 1:
                 for idle in batch:
@@ -118,8 +130,7 @@ class Worker:
             fitting = rows * self._aim / max(spent, 0.1)
             self._rows = max(FEW_ROWS, min(round((self._rows + fitting) / 2), 2 * self._rows))
         task_runs.beat()
-        # Irregularly: against a steady rhythm, a writer that retries may starve.
-        time.sleep(spent * random.uniform(0.3, 1.2) / 1000)  # noqa: S311 - no secret
+        time.sleep(spent * random.uniform(*self._pause) / 1000)  # noqa: S311 - no secret
 
 
 def stored_pages(plan_id: UUID, *, begin: int) -> Iterator[list[Idle]]:
@@ -135,14 +146,19 @@ def stored_pages(plan_id: UUID, *, begin: int) -> Iterator[list[Idle]]:
 
 
 def still_idle(
-    db: Database, batch: Sequence[Idle], outcome: Outcome, *, locks: bool = True
+    db: Database, batch: Sequence[Idle], outcome: Outcome, *, locked: Sequence[Any] | None = None
 ) -> list[Any]:
-    """The ids, as the engine stores them, of those that may go; the others are counted."""
+    """The ids, as the engine stores them, of those that may go; the others are counted.
+
+    Of these only those that are `locked`, where some are.
+    """
     planned = {idle.id: idle.last_active_at for idle in batch}
     keys = [from_uuid(idle.id, is_sqlite=db.is_sqlite) for idle in batch]
     found = []
-    for idle in plans.look_again(db, keys=keys, locks=locks):
-        if idle.is_held:
+    for idle in plans.look_again(db, keys=keys):
+        if locked is not None and from_uuid(idle.id, is_sqlite=db.is_sqlite) not in locked:
+            outcome.busy += 1
+        elif idle.is_held:
             outcome.held += 1
         elif idle.last_active_at != planned[idle.id]:
             outcome.awake += 1
@@ -153,10 +169,12 @@ def still_idle(
     return found
 
 
-def _remove(db: Database, *, batch: Sequence[Idle], apart: bool) -> Outcome:
+def _remove(db: Database, *, batch: Sequence[Idle], apart: bool, waits: bool) -> Outcome:
     """Remove those of the sessions that are as the plan says."""
     outcome = Outcome()
-    keys = still_idle(db, batch, outcome)
+    keys = [from_uuid(idle.id, is_sqlite=db.is_sqlite) for idle in batch]
+    locked = plans.lock(db, keys=keys, waits=waits)
+    keys = still_idle(db, batch, outcome, locked=locked)
     if apart and keys:
         outcome.removed = removing.set_apart(db, keys[0])
     else:

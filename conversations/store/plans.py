@@ -22,6 +22,7 @@ CLEANUP: Final = Cleanup._meta.db_table
 PAGE: Final = CleanupPage._meta.db_table
 PLAN_KEPT: Final = timedelta(hours=24)
 PAGE_SESSIONS: Final = 500
+WAIT_MILLISECONDS: Final = 2_000
 
 _PACKED: Final = struct.Struct(">16sq")
 _EPOCH: Final = datetime(1970, 1, 1, tzinfo=UTC)
@@ -76,20 +77,28 @@ def find_idle(db: Database, *, cutoff: datetime, after: Idle | None, limit: int)
     return [idle for row in rows if (idle := _idle(row)) is not None]
 
 
-def look_again(db: Database, *, keys: Sequence[Any], locks: bool = True) -> list[Idle]:
-    """The same sessions as they are now, those that are there, in the order of their ids.
+def lock(db: Database, *, keys: Sequence[Any], waits: bool) -> list[Any]:
+    """Lock these sessions, those that are there, in the order of their ids.
 
-    Their rows are locked, if asked for; on PostgreSQL, one that somebody else holds is left out.
+    For one that somebody else has locked it is waited, but not for long: then this raises
+    StoreBusy. Without waiting, such a one is left out.
     """
-    if locks and not db.is_sqlite:
-        locked = db.all(
-            f"SELECT id FROM {SESSION} WHERE id IN ({marks(keys)}) ORDER BY id"
-            " FOR UPDATE SKIP LOCKED",
-            keys,
-        )
-        keys = [key for (key,) in locked]
-        if not keys:
-            return []
+    if db.is_sqlite:  # nobody else writes until this transaction ends
+        return list(keys)
+    if waits:
+        db.run("SELECT set_config('lock_timeout', %s, true)", (f"{WAIT_MILLISECONDS}ms",))
+    rows = db.all(
+        f"SELECT id FROM {SESSION} WHERE id IN ({marks(keys)}) ORDER BY id FOR UPDATE"
+        f"{'' if waits else ' SKIP LOCKED'}",
+        keys,
+    )
+    return [key for (key,) in rows]
+
+
+def look_again(db: Database, *, keys: Sequence[Any]) -> list[Idle]:
+    """The same sessions as they are now, those that are there."""
+    if not keys:
+        return []
     rows = select(
         db,
         ["id", "last_active_at", IS_HELD, _IS_BUSY],

@@ -16,7 +16,7 @@ from conversations.models import Attachment
 from conversations.store.attachments import take_of_sessions
 from conversations.store.damage import count_of
 from conversations.store.log import EVENTS, FEEDBACK, MESSAGE, SESSION, TURN
-from conversations.store.weights import weigh
+from conversations.store.weights import delete_weighed, weigh
 
 _ATTACHMENT: Final = Attachment._meta.db_table
 _APART: Final = "sha256:gone:"
@@ -51,20 +51,20 @@ def measure(db: Database, keys: Sequence[Any]) -> Removed:
 
 def remove_sessions(db: Database, keys: Sequence[Any]) -> Removed:
     """Delete these sessions, by their ids as the engine stores them."""
-    removed = measure(db, keys)
     if not keys:
-        return removed
+        return Removed()
     of_them = f"session_id IN ({marks(keys)})"
     db.run(f"DELETE FROM {EVENTS} WHERE turn_id IN (SELECT id FROM {TURN} WHERE {of_them})", keys)
     db.run(
         f"DELETE FROM {FEEDBACK} WHERE message_id IN (SELECT id FROM {MESSAGE} WHERE {of_them})",
         keys,
     )
-    db.run(f"DELETE FROM {MESSAGE} WHERE {of_them}", keys)
+    messages, size = delete_weighed(db, of_them, keys)
+    files = _files(db, keys)
     take_of_sessions(db, session_keys=keys)
     db.run(f"DELETE FROM {TURN} WHERE {of_them}", keys)
     db.run(f"DELETE FROM {SESSION} WHERE id IN ({marks(keys)})", keys)
-    return removed
+    return Removed(sessions=len(keys), messages=messages, bytes=size) + files
 
 
 def count_rows(db: Database, keys: Sequence[Any]) -> dict[Any, int]:

@@ -15,7 +15,26 @@ _COLUMNS: Final = ("text", "agent_item", "thread_item")
 
 def weigh(db: Database, where: str, params: Sequence[Any]) -> tuple[int, int]:
     """How many rows of the log these are, and the bytes of what they say."""
+    rows = f"FROM {_MESSAGE} WHERE {where}"
+    count, size = db.one(f"SELECT COUNT(*), SUM({_size(db)}) {rows}", params)
+    return int(count), count_of(size)
+
+
+def delete_weighed(db: Database, where: str, params: Sequence[Any]) -> tuple[int, int]:
+    """The same, and delete them. What people thought of them is the caller's."""
+    if db.is_sqlite:  # reading them first costs little: they are in memory then
+        found = weigh(db, where, params)
+        db.run(f"DELETE FROM {_MESSAGE} WHERE {where}", params)
+        return found
+    count, size = db.one(
+        f"WITH gone AS (DELETE FROM {_MESSAGE} WHERE {where} RETURNING {_size(db)} AS size)"
+        " SELECT COUNT(*), SUM(size) FROM gone",
+        params,
+    )
+    return int(count), count_of(size)
+
+
+def _size(db: Database) -> str:
+    """The bytes of one row, in SQL."""
     size = "LENGTH(CAST({} AS BLOB))" if db.is_sqlite else "octet_length({})"
-    total = " + ".join(f"COALESCE({size.format(column)}, 0)" for column in _COLUMNS)
-    count, found = db.one(f"SELECT COUNT(*), SUM({total}) FROM {_MESSAGE} WHERE {where}", params)
-    return int(count), count_of(found)
+    return " + ".join(f"COALESCE({size.format(column)}, 0)" for column in _COLUMNS)

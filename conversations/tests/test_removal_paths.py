@@ -244,7 +244,7 @@ async def test_what_is_on_hold_stays(place, script, name, held):
     assert await lanes.call(ChatSession.objects.filter(id=place.session.id).exists)
 
 
-TABLES: Final = "SESSION|MESSAGE|TURN|FEEDBACK|ATTACHMENT|_ATTACHMENT"
+TABLES: Final = "SESSION|MESSAGE|_MESSAGE|TURN|FEEDBACK|ATTACHMENT|_ATTACHMENT"
 REMOVES: Final = re.compile(
     rf"DELETE FROM \{{(?:{TABLES}|table)\}}|\._raw_delete\(|(?<!row)\.delete\(\)|delete_messages\("
 )
@@ -257,6 +257,7 @@ KNOWN: Final = {
     "store.rewinding": "rewind",
     "store.shown": "take_back",
     "store.thread_items": "delete_item",
+    "store.weights": "delete_weighed, for store.removing",
 }
 
 

@@ -2,13 +2,14 @@
 
 from __future__ import annotations
 
+import threading
 from datetime import timedelta
 from typing import Any
 from uuid import uuid4
 
 import pytest
 from django.core.files.storage import storages
-from django.db import IntegrityError, connection
+from django.db import IntegrityError, connection, connections, transaction
 
 from conversations import holds, lanes, processes, retention
 from conversations.errors import (
@@ -20,6 +21,7 @@ from conversations.errors import (
     PlanNotFound,
     StoreBusy,
     StoreDamaged,
+    StoreReadOnly,
 )
 from conversations.models import ChatSession, Cleanup, CleanupPage, LedgerEntry
 from conversations.retention import applying, planning
@@ -230,6 +232,33 @@ def test_one_that_is_held_or_busy_by_then_survives(user, stranger):
     receipt = apply(planned)
     assert (receipt.sessions, receipt.held, receipt.busy, receipt.awake) == (0, 2, 1, 0)
     assert remaining() == {held.id, busy.id, of_held.id}
+
+
+def test_one_that_somebody_has_locked_and_does_not_let_go_is_left(user, monkeypatch):
+    if connection.vendor == "sqlite":
+        pytest.skip("SQLite has one lock for all")
+    monkeypatch.setattr(plans, "WAIT_MILLISECONDS", 50)
+    locked, _ = idle(user), idle(user)
+    planned = plan()
+    ready, done = threading.Event(), threading.Event()
+
+    def lock() -> None:
+        with transaction.atomic():
+            ChatSession.objects.select_for_update().get(id=locked.id)
+            ready.set()
+            done.wait(30)
+        connections.close_all()
+
+    thread = threading.Thread(target=lock)
+    thread.start()
+    assert ready.wait(30)
+    try:
+        receipt = apply(planned)
+    finally:
+        done.set()
+        thread.join()
+    assert (receipt.sessions, receipt.busy, receipt.finished) == (1, 1, True)
+    assert remaining() == {locked.id}
 
 
 def test_one_that_its_owner_deleted_since_is_no_error(user):
@@ -519,11 +548,11 @@ def test_what_an_error_ends_is_gone_on_with_and_counted_once(user, monkeypatch):
     def fail_third(db: Any, keys: Any) -> Any:
         calls.append(len(keys))
         if len(calls) == 3:
-            raise StoreBusy
+            raise StoreReadOnly
         return remove(db, keys)
 
     monkeypatch.setattr(removing, "remove_sessions", fail_third)
-    with pytest.raises(StoreBusy):
+    with pytest.raises(StoreReadOnly):
         apply(planned, batch_size=1)
     assert Cleanup.objects.get().position == 2
     receipt = apply(planned, batch_size=1)
