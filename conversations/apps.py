@@ -10,8 +10,9 @@ class ConversationsConfig(AppConfig):
     verbose_name = "Conversations"
 
     def ready(self) -> None:
-        from conversations import checks  # noqa: F401, PLC0415 - registers the system checks
+        from conversations import checks, removals  # noqa: F401, PLC0415 - checks are registered
 
+        removals.listen()
         if apps.is_installed("django_q"):
             from conversations import queued, worker  # noqa: F401, PLC0415 - hears of erasures
 

@@ -16,6 +16,14 @@ USUAL_BUDGET: Final = 200
 """Sessions that remember more are found by an index: `AGENT_SESSION_MAX_MESSAGES` as it comes."""
 
 
+def cascade_unless_held(collector: Any, field: Any, sub_objs: Any, using: str) -> None:
+    """As CASCADE, but a user of whom a conversation is on hold cannot be deleted."""
+    held = set(sub_objs.filter(hold=True))
+    if held:
+        raise models.ProtectedError("Some of these conversations are on hold.", held)
+    models.CASCADE(collector, field, sub_objs, using)
+
+
 class ChatSessionQuerySet(models.QuerySet["ChatSession"]):
     def owned_by(self, user_id: Any) -> Self:
         return self.filter(owner_id=user_id)
@@ -43,7 +51,7 @@ class ChatSession(models.Model):
         settings.AUTH_USER_MODEL,
         null=True,
         blank=True,
-        on_delete=models.CASCADE,
+        on_delete=cascade_unless_held,
         related_name="chat_sessions",
         db_index=False,  # the list index below begins with it
         help_text="Empty for a session that only code uses.",

@@ -21,8 +21,8 @@ FLOORS: dict[int, str] = {
     6: "chatkit_context health",
     5: "threads account demo supervisor checks admin tasks schedules queued worker",
     # what happens to it
-    4: "turns sweeps feedback retention holds erasure exports search usage measuring metrics"
-    " task_results",
+    4: "turns sweeps feedback retention holds removals erasure exports search usage measuring"
+    " metrics task_results",
     # the agent, its memory, its items, files, and who may come in
     3: "assistant agents_session thread_items thread_metadata attachments tokens throttle traces"
     " task_runs reclaim",  # and what the worker did

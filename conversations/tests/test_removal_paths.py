@@ -257,6 +257,7 @@ KNOWN: Final = {
     "store.rewinding": "rewind",
     "store.shown": "take_back",
     "store.thread_items": "delete_item",
+    "task_results": "rows of the queue, which hold nothing that was said",
     "store.weights": "delete_weighed, for store.removing",
 }
 
