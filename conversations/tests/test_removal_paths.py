@@ -123,6 +123,14 @@ async def clear_by_command(place: Place) -> int:
     return await command(place, "clear_session", str(place.session.id), "--no-input")
 
 
+async def erase_by_rest(place: Place) -> int:
+    return (await place.client.delete("/chatkit/account-data")).status_code
+
+
+async def erase_by_command(place: Place) -> int:
+    return await command(place, "erase_user", place.session.owner.username, "--no-input")
+
+
 async def clean_up(place: Place, clean: Callable[[], Any]) -> None:
     await lanes.call(leave, place.session)
     await lanes.call(clean)
@@ -185,11 +193,20 @@ PATHS: Final[dict[str, tuple[Path, str, str]]] = {
     "schedule: cleanup": (clean_up_by_schedule, "cleanup", "schedule"),
     "command: cleanup": (clean_up_by_command, "cleanup", "command"),
     "command: clear": (clear_by_command, "clear", "command"),
+    "REST: erase all of oneself": (erase_by_rest, "erase", "user"),
+    "command: erase a user": (erase_by_command, "erase", "command"),
     "schedule: prune": (prune_by_schedule, "prune", "schedule"),
     "command: prune": (prune_by_command, "prune", "command"),
     "AgentSession.clear_session": (clear_by_code, "clear", "code"),
     "AgentSession.pop_item": (pop_by_code, "item_deleted", "code"),
     "a tool takes back what it showed": (take_back, "item_deleted", "code"),
+}
+REFUSED: Final = {
+    delete_by_rest,
+    clear_by_rest,
+    delete_by_chatkit,
+    retry_by_chatkit,
+    erase_by_rest,
 }
 ALL = pytest.mark.parametrize("name", PATHS)
 
@@ -239,7 +256,7 @@ async def test_what_is_on_hold_stays(place, script, name, held):
     after = await lanes.call(content)
     assert [row for row in after if row in before] == before
     assert {entry["action"] for entry in await lanes.call(entries)} <= {"hold", "cleanup"}
-    if path in {delete_by_rest, clear_by_rest, delete_by_chatkit, retry_by_chatkit}:
+    if path in REFUSED:
         assert outcome == 409
     assert await lanes.call(ChatSession.objects.filter(id=place.session.id).exists)
 
@@ -249,6 +266,8 @@ REMOVES: Final = re.compile(
     rf"DELETE FROM \{{(?:{TABLES}|table)\}}|\._raw_delete\(|(?<!row)\.delete\(\)|delete_messages\("
 )
 KNOWN: Final = {
+    "erasure": "the account of who is erased",
+    "store.erasing": "erase_some, erase_rest",
     "store.attachments": "take, take_of_*, take_orphans",
     "store.log": "clear, delete_messages",
     "store.pruning": "forget",
@@ -257,7 +276,9 @@ KNOWN: Final = {
     "store.rewinding": "rewind",
     "store.shown": "take_back",
     "store.thread_items": "delete_item",
+    "queued": "rows of the queue",
     "task_results": "rows of the queue, which hold nothing that was said",
+    "traces": "sign-ins of browsers",
     "store.weights": "delete_weighed, for store.removing",
 }
 

@@ -91,7 +91,7 @@ class Command(console.ConsoleCommand):
     def _tell_plan(self, plan: CleanupPlan, *, dry_run: bool, json: bool) -> None:
         found = asdict(plan) | {"dry_run": dry_run}
         lines = [
-            f"idle since before {_day(plan.cutoff)}",
+            f"cutoff: {_day(plan.cutoff)}",
             *_amounts(plan, "would be removed"),
             *([f"oldest: {_day(plan.oldest)}"] if plan.oldest else []),
             *([f"newest: {_day(plan.newest)}"] if plan.newest else []),

@@ -5,11 +5,10 @@ from __future__ import annotations
 from argparse import ArgumentParser
 from typing import Any
 
-from django.contrib.auth import get_user_model
 from django.utils import timezone
 
 from conversations import holds
-from conversations.errors import Invalid, NotFound
+from conversations.errors import Invalid
 from conversations.management import console
 from conversations.store import ledger
 
@@ -42,7 +41,7 @@ class Command(console.ConsoleCommand):
         }
         found: dict[str, Any]
         if user is not None:
-            user_id = _find_user(user).pk
+            user_id = console.find_user(user).pk
             (holds.lift_user if lift else holds.hold_user)(user_id=user_id, **common)
             found, named = {"user_id": user_id}, f"all sessions of user {user_id}"
         else:
@@ -55,11 +54,3 @@ class Command(console.ConsoleCommand):
             f"{named}: {would_be}{'let go' if lift else 'on hold'}",
             as_json=options["json"],
         )
-
-
-def _find_user(name: str) -> Any:
-    model = get_user_model()
-    try:
-        return model._default_manager.get_by_natural_key(name)
-    except model.DoesNotExist:
-        raise NotFound(f"There is no user named {name!r}.") from None
