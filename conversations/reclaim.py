@@ -18,9 +18,11 @@ logger = logging.getLogger(__name__)
 
 MAX_PAGES: Final = 25_000
 """So many free pages are given back in one run (100 MB); the next goes on."""
+SECONDS: Final = 60.0
+"""So long a run takes at most; the next goes on."""
 
 
-def reclaim_space(*, max_pages: int = MAX_PAGES) -> Reclaimed:
+def reclaim_space(*, max_pages: int = MAX_PAGES, seconds: float = SECONDS) -> Reclaimed:
     """Empty the log of the embedded engine and give its free pages back; sync, in short steps.
 
     Nothing is lost where it cannot be done now: the next run does it. PostgreSQL does this by
@@ -36,7 +38,9 @@ def reclaim_space(*, max_pages: int = MAX_PAGES) -> Reclaimed:
     wrapper: Any = connection.copy()
     try:
         raw = open_within_budget(wrapper)
-        found = space.reclaim(raw, name=name, lock=sqlite.write_lock(name), max_pages=max_pages)
+        found = space.reclaim(
+            raw, name=name, lock=sqlite.write_lock(name), max_pages=max_pages, seconds=seconds
+        )
     except Exception as error:
         failure = store_error(error)
         if failure is None:

@@ -23,6 +23,7 @@ from conversations import attachments, lanes, task_runs
 from conversations.conf import get_conf
 from conversations.errors import StoreBusy, StoreError, StoreReadOnly
 from conversations.lanes import Database
+from conversations.reclaim import reclaim_space
 from conversations.store import attachments as attached
 from conversations.store import leases, ledger, line, mending, pruning, records
 from conversations.store.closing import lock_session
@@ -96,11 +97,13 @@ def sweep_orphans(*, now: datetime, actor: str = ledger.SCHEDULE) -> int:
     """Erase attached files that nobody will miss; of how many the bytes are gone.
 
     Those that were never sent within `UNUSED_KEPT`, those whose owner or conversation is gone, and
-    what is left of those that were removed.
+    what is left of those that were removed. Then what was deleted by anybody leaves the disk, too.
     """
     orphans = partial(attached.take_orphans, unused_since=now - UNUSED_KEPT, now=now, actor=actor)
     lanes.perform(orphans)
-    return attachments.erase_removed()
+    erased = attachments.erase_removed()
+    reclaim_space()
+    return erased
 
 
 def prune_sessions(

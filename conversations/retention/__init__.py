@@ -22,6 +22,7 @@ from conversations import attachments, lanes, processes
 from conversations.errors import CleanupRunning, Invalid, PlanApplied, PlanNotFound, StoreError
 from conversations.lanes import Database
 from conversations.models import Cleanup
+from conversations.reclaim import reclaim_space
 from conversations.retention.applying import Worker, still_idle, stored_pages
 from conversations.retention.planning import CleanupPlan, plan_cleanup
 from conversations.store import cleanups, ledger, removing
@@ -99,6 +100,7 @@ def apply(
             lanes.perform(finish)
     finally:
         _release(run)
+    reclaim_space()
     return get_receipt(plan_id)
 
 

@@ -14,6 +14,7 @@ from __future__ import annotations
 
 import os
 import struct
+import time
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from itertools import islice
@@ -122,8 +123,13 @@ def clear(descriptor: int, layout: Layout, pages: list[int]) -> int:
     return cleared
 
 
-def scrub(raw: Any, *, name: str, attempt: Callable[[Callable[[], bool]], bool]) -> int | None:
-    """Clear all pages of a file that need it; how many that were, None where it could not be done.
+def scrub(
+    raw: Any, *, name: str, until: float, attempt: Callable[[Callable[[], bool]], bool]
+) -> int | None:
+    """Clear all pages of a file that need it; how many that were.
+
+    None where that could not be done, or not until that moment of the monotonic clock; what was
+    done stays done.
 
     `raw` is a connection to it; `attempt` repeats a step, under the lock of this process's writers,
     until it is true.
@@ -158,7 +164,7 @@ def scrub(raw: Any, *, name: str, attempt: Callable[[Callable[[], bool]], bool])
     while waiting := list(islice(found, PAGES_AT_ONCE)):
         if in_wal:
             raw.execute("PRAGMA wal_checkpoint(PASSIVE)").fetchall()  # without any lock
-        if not attempt(step):
+        if time.monotonic() > until or not attempt(step):
             return None
     if cleared:
         os.fsync(descriptor)

@@ -44,16 +44,21 @@ class Reclaimed:
         return self.log_bytes == 0 and self.scrubbed_pages is not None
 
 
-def reclaim(raw: Any, *, name: str, lock: threading.Lock, max_pages: int) -> Reclaimed:
-    """Empty the log, and give back up to `max_pages` free pages; in short steps, on an idle
-    connection of its own.
+def reclaim(
+    raw: Any, *, name: str, lock: threading.Lock, max_pages: int, seconds: float
+) -> Reclaimed:
+    """Give back up to `max_pages` free pages, clear what is left in others, empty the log.
 
-    `lock` is the one that writers of this process take: a step waits for it, not for the file's.
+    In short steps, on an idle connection of its own, for about so many seconds. `lock` is the one
+    that writers of this process take: a step waits for it, not for the file's.
     """
+    until = time.monotonic() + seconds
     raw.execute(f"PRAGMA busy_timeout={BUSY_MILLISECONDS}")
     before = _size(name)
     gone = 0
-    while gone < max_pages and (free := _number(raw, "freelist_count")):
+    while (
+        gone < max_pages and time.monotonic() < until and (free := _number(raw, "freelist_count"))
+    ):
         if not _try(partial(_give_back, raw, min(PAGES_AT_ONCE, max_pages - gone)), lock):
             break
         left = _number(raw, "freelist_count")
@@ -62,7 +67,7 @@ def reclaim(raw: Any, *, name: str, lock: threading.Lock, max_pages: int) -> Rec
         gone += free - left
         _let_others_write()
     _empty_log(raw, lock)
-    scrubbed = scrubbing.scrub(raw, name=name, attempt=lambda step: _try(step, lock))
+    scrubbed = scrubbing.scrub(raw, name=name, until=until, attempt=lambda step: _try(step, lock))
     _empty_log(raw, lock)
     return Reclaimed(
         scrubbed_pages=scrubbed,

@@ -58,9 +58,11 @@ def delete(raw: Any, whose: str) -> None:
         pass
 
 
-def give_back(path: Path, *, max_pages: int = 10**6) -> Reclaimed:
+def give_back(path: Path, *, max_pages: int = 10**6, seconds: float = 60) -> Reclaimed:
     with closing(connect(path)) as raw:
-        return space.reclaim(raw, name=str(path), lock=threading.Lock(), max_pages=max_pages)
+        return space.reclaim(
+            raw, name=str(path), lock=threading.Lock(), max_pages=max_pages, seconds=seconds
+        )
 
 
 @pytest.fixture(params=["wal", "delete"])
@@ -133,6 +135,16 @@ def test_only_so_many_pages_go_in_one_run(path, raw):
     reclaimed = give_back(path, max_pages=70)
     assert free - 72 <= reclaimed.free_pages <= free - 70
     assert found(path)[0] == 0
+
+
+def test_a_run_ends_after_its_time_and_the_next_goes_on(path, raw):
+    fill(raw, 300)
+    delete(raw, "A")
+    free = raw.execute("PRAGMA freelist_count").fetchone()[0]
+    reclaimed = give_back(path, seconds=0)
+    assert reclaimed.free_pages == free > 0
+    assert not reclaimed.is_clean
+    assert give_back(path).is_clean
 
 
 def test_a_reader_keeps_it_and_the_next_run_does_it(path, raw):
