@@ -266,8 +266,11 @@ REMOVES: Final = re.compile(
     rf"DELETE FROM \{{(?:{TABLES}|table)\}}|\._raw_delete\(|(?<!row)\.delete\(\)|delete_messages\("
 )
 KNOWN: Final = {
-    "erasure": "the account of who is erased",
+    "erasure": "the account itself",
+    "queued": "work and results, not what was said",
     "store.erasing": "erase_some, erase_rest",
+    "task_results": "results of tasks, not what was said",
+    "traces": "sign-ins, not what was said",
     "store.attachments": "take, take_of_*, take_orphans",
     "store.log": "clear, delete_messages",
     "store.pruning": "forget",
@@ -276,9 +279,6 @@ KNOWN: Final = {
     "store.rewinding": "rewind",
     "store.shown": "take_back",
     "store.thread_items": "delete_item",
-    "queued": "rows of the queue",
-    "task_results": "rows of the queue, which hold nothing that was said",
-    "traces": "sign-ins of browsers",
     "store.weights": "delete_weighed, for store.removing",
 }
 
