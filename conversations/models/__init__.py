@@ -10,6 +10,7 @@ from conversations.models.holds import UserHold
 from conversations.models.ledger import LedgerEntry, OpenRemoval
 from conversations.models.messages import ChatMessage, QuarantinedMessage
 from conversations.models.operations import Measurement, TaskRun
+from conversations.models.reads import StaffRead
 from conversations.models.sessions import USUAL_BUDGET, ChatSession
 from conversations.models.turns import ChatTurn, RecordedEvents
 
@@ -28,6 +29,7 @@ __all__ = [
     "OpenRemoval",
     "QuarantinedMessage",
     "RecordedEvents",
+    "StaffRead",
     "TaskRun",
     "Throttle",
     "UserHold",

@@ -9,6 +9,7 @@ from django.utils import timezone
 
 from conversations.ids import new_id
 from conversations.models.messages import ChatMessage
+from conversations.models.sessions import ChatSession
 
 
 class Feedback(models.Model):
@@ -25,6 +26,14 @@ class Feedback(models.Model):
         related_name="feedback",
         db_index=False,  # the unique constraint below begins with it
     )
+    session = models.ForeignKey(
+        ChatSession,
+        null=True,
+        on_delete=models.CASCADE,
+        related_name="+",
+        db_index=False,  # the index below begins with it
+        help_text="The message's, so that a list of conversations can tell.",
+    )
     user = models.ForeignKey(settings.AUTH_USER_MODEL, on_delete=models.CASCADE, related_name="+")
     kind = models.CharField(max_length=10, choices=Kind.choices)
     comment = models.TextField(blank=True)
@@ -40,7 +49,10 @@ class Feedback(models.Model):
                 condition=Q(kind__in=["positive", "negative"]), name="chat_feedback_known_kind"
             ),
         )
-        indexes = (models.Index(fields=["-updated_at", "id"], name="chat_feedback_latest"),)
+        indexes = (
+            models.Index(fields=["-updated_at", "id"], name="chat_feedback_latest"),
+            models.Index(fields=["session", "kind"], name="chat_feedback_of_session"),
+        )
 
     def __str__(self) -> str:
         return f"{self.kind} feedback on {self.message_id}"

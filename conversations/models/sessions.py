@@ -115,6 +115,25 @@ class ChatSession(models.Model):
                 condition=Q(remembered_count__gt=USUAL_BUDGET),
                 name="chat_session_over_budget",
             ),
+            # What the staff's list is sorted by, and what it is filtered by where few match.
+            models.Index(fields=["last_active_at", "id"], name="chat_session_idle"),
+            models.Index(
+                fields=["last_active_at", "id"],
+                condition=~Q(status="active"),
+                name="chat_session_not_active",
+            ),
+            models.Index(
+                fields=["last_active_at", "id"], condition=Q(hold=True), name="chat_session_held"
+            ),
+            models.Index(
+                fields=["last_active_at", "id"],
+                condition=Q(quarantined_count__gt=0),
+                name="chat_session_damaged",
+            ),
+        )
+        permissions = (
+            ("view_transcript", "Can read what was said in conversations"),
+            ("view_hidden_content", "Can read what people do not see of their conversations"),
         )
 
     def __str__(self) -> str:

@@ -105,6 +105,11 @@ class ChatTurn(models.Model):
                 condition=Q(status__in=["queued", "running"]),
                 name="chat_turn_line",
             ),
+            models.Index(
+                fields=["session"],
+                condition=Q(status="failed") | Q(status="interrupted") | Q(warning__gt=""),
+                name="chat_turn_in_trouble",
+            ),
         )
 
     def __str__(self) -> str:

@@ -21,7 +21,7 @@ from conversations.store import ledger
 from conversations.store.attachments import ATTACHMENT, take_of_owner, take_of_session
 from conversations.store.damage import count_of, text_of
 from conversations.store.holds import IS_HELD, is_user_held
-from conversations.store.log import EVENTS, FEEDBACK, MESSAGE, SESSION, TURN
+from conversations.store.log import EVENTS, FEEDBACK, MESSAGE, READS, SESSION, TURN
 from conversations.store.threads import owner_key
 from conversations.store.weights import weigh
 
@@ -185,6 +185,7 @@ def _erase_part(db: Database, key: Any, most: int) -> Counter[str]:
         return +gone
     gone.update(_files(db, "session_id = %s", key))
     take_of_session(db, session_key=key)
+    db.run(f"DELETE FROM {READS} WHERE session_id = %s", (key,))
     gone["sessions"] = db.run(f"DELETE FROM {SESSION} WHERE id = %s", (key,))
     return +gone
 

@@ -52,13 +52,15 @@ def give(
     moment = from_moment(now, is_sqlite=db.is_sqlite)
     keeps = f"{FEEDBACK}.comment" if comment is None else "excluded.comment"
     db.run_many(
-        f"INSERT INTO {FEEDBACK} (id, message_id, user_id, kind, comment, created_at, updated_at)"
-        " VALUES (%s, %s, %s, %s, %s, %s, %s) ON CONFLICT (message_id, user_id) DO UPDATE SET"
+        f"INSERT INTO {FEEDBACK} (id, message_id, session_id, user_id, kind, comment, created_at,"
+        " updated_at) VALUES (%s, %s, %s, %s, %s, %s, %s, %s)"
+        " ON CONFLICT (message_id, user_id) DO UPDATE SET"
         f" kind = excluded.kind, comment = {keeps}, updated_at = excluded.updated_at",
         [
             (
                 from_uuid(new_id(), is_sqlite=db.is_sqlite),
                 key,
+                from_uuid(session_id, is_sqlite=db.is_sqlite),
                 owner_key(owner_id, db),
                 kind,
                 comment or "",

@@ -14,7 +14,14 @@ from conversations.events import Usage
 from conversations.ids import new_id
 from conversations.items import Row
 from conversations.lanes import Database, from_moment, from_uuid, to_uuid
-from conversations.models import ChatMessage, ChatSession, ChatTurn, Feedback, RecordedEvents
+from conversations.models import (
+    ChatMessage,
+    ChatSession,
+    ChatTurn,
+    Feedback,
+    RecordedEvents,
+    StaffRead,
+)
 from conversations.store import ledger
 from conversations.store.attachments import take_of_session
 from conversations.store.holds import refuse_held
@@ -25,6 +32,7 @@ TURN: Final = ChatTurn._meta.db_table
 MESSAGE: Final = ChatMessage._meta.db_table
 EVENTS: Final = RecordedEvents._meta.db_table
 FEEDBACK: Final = Feedback._meta.db_table
+READS: Final = StaffRead._meta.db_table
 
 _INSERT_MESSAGES: Final = (
     f"INSERT INTO {MESSAGE} (id, session_id, position, turn_id, kind, role, call_id, caller_id,"

@@ -9,7 +9,7 @@ from uuid import UUID
 from conversations.store.threads import Place, ThreadRow
 
 
-def write_place(thread: ThreadRow) -> str:
+def write_place(thread: ThreadRow | Place) -> str:
     text = f"{thread.last_active_at.isoformat()}~{thread.id.hex}"
     return base64.urlsafe_b64encode(text.encode()).decode().rstrip("=")
 

@@ -15,7 +15,7 @@ from conversations.lanes import Database
 from conversations.models import Attachment
 from conversations.store.attachments import take_of_sessions
 from conversations.store.damage import count_of
-from conversations.store.log import EVENTS, FEEDBACK, MESSAGE, SESSION, TURN
+from conversations.store.log import EVENTS, FEEDBACK, MESSAGE, READS, SESSION, TURN
 from conversations.store.weights import delete_weighed, weigh
 
 _ATTACHMENT: Final = Attachment._meta.db_table
@@ -63,6 +63,7 @@ def remove_sessions(db: Database, keys: Sequence[Any]) -> Removed:
     files = _files(db, keys)
     take_of_sessions(db, session_keys=keys)
     db.run(f"DELETE FROM {TURN} WHERE {of_them}", keys)
+    db.run(f"DELETE FROM {READS} WHERE {of_them}", keys)
     db.run(f"DELETE FROM {SESSION} WHERE id IN ({marks(keys)})", keys)
     return Removed(sessions=len(keys), messages=messages, bytes=size) + files
 
@@ -116,6 +117,7 @@ def remove_piece(db: Database, session_key: Any, *, limit: int) -> Removed:
             db.run(f"DELETE FROM {children} WHERE {column} IN ({marks(keys)})", keys)
             db.run(f"DELETE FROM {table} WHERE {these}", keys)
             return Removed(messages=messages, bytes=size)
+    db.run(f"DELETE FROM {READS} WHERE session_id = %s", (session_key,))
     db.run(f"DELETE FROM {SESSION} WHERE id = %s", (session_key,))
     return Removed()
 

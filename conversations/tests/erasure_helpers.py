@@ -40,6 +40,7 @@ PUBLIC: Final = {
     "Throttle",  # digests, for a minute
     "LedgerEntry",  # numbers and pseudonyms
     "OpenRemoval",
+    "StaffRead",  # keys; they go with the conversation
     "TaskRun",  # names of tasks, and times
     "Measurement",  # numbers
     "Cleanup",  # numbers

@@ -22,7 +22,7 @@ FLOORS: dict[int, str] = {
     5: "threads account demo supervisor checks admin tasks schedules queued worker",
     # what happens to it
     4: "turns sweeps feedback retention holds removals erasure exports search usage measuring"
-    " metrics task_results",
+    " metrics task_results rights",
     # the agent, its memory, its items, files, and who may come in
     3: "assistant agents_session thread_items thread_metadata attachments tokens throttle traces"
     " task_runs reclaim",  # and what the worker did
@@ -30,7 +30,7 @@ FLOORS: dict[int, str] = {
     # tables, the way to them, an item as a row, what a process counts
     1: "models lanes items tally",
     # words and pure rules: no HTTP, no ORM
-    0: "errors events ids media conf signals sqlite processes history exposition",
+    0: "errors events ids media conf signals sqlite processes history markdown exposition",
 }
 
 # Who may know which library; a name stands for a module or a whole package.

@@ -1,0 +1,255 @@
+"""The transcript as its page shows it: turns, what was said in them, and what is missing."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Sequence
+from dataclasses import dataclass, field
+from datetime import datetime
+from typing import Final
+from uuid import UUID
+
+from conversations import errors
+from conversations.admin.pieces import Piece, Pieces
+from conversations.lanes import Database
+from conversations.store import review, transcripts
+from conversations.store.review import ReviewedSession
+from conversations.store.transcripts import Entry, EntryPage, ReviewedTurn
+
+PAGE: Final = 200
+BEFORE_A_MARK: Final = 20
+"""How many entries are shown before the one that a link leads to."""
+_SENTENCES: Final = {
+    kind.code: " ".join((kind.__doc__ or "").split())
+    for kind in vars(errors).values()
+    if isinstance(kind, type) and issubclass(kind, errors.ConversationsError)
+}
+
+
+@dataclass(slots=True)
+class Group:
+    """A turn with the pieces of it that are on the page; entries without a turn have none."""
+
+    turn: ReviewedTurn | None
+    pieces: list[Piece] = field(default_factory=list)
+    facts: list[str] = field(default_factory=list)
+    ends: list[tuple[str, str]] = field(default_factory=list)
+    """How it ended, where that is not plain: a word for the stylesheet, and a sentence."""
+
+
+@dataclass(frozen=True, slots=True)
+class TranscriptPage:
+    """One page. `previous` and `next` are positions that the neighbouring pages end, begin at."""
+
+    session: ReviewedSession
+    groups: list[Group]
+    odd: list[Piece]
+    previous: int | None
+    next: int | None
+    first: int | None
+    last: int | None
+    is_mark_missing: bool = False
+
+
+@dataclass(frozen=True, slots=True)
+class Where:
+    """Which page: from a position on, up to one, or around an entry; else the newest."""
+
+    since: int | None = None
+    until: int | None = None
+    at: UUID | None = None
+
+
+def read_transcript(
+    db: Database, *, session_id: UUID, where: Where, sees_hidden: bool
+) -> TranscriptPage:
+    """A page of a conversation. Raises ThreadNotFound."""
+    session = review.find_session(db, session_id=session_id)
+    since, is_mark_missing = where.since, False
+    if where.at is not None:
+        try:
+            since = transcripts.place_of(
+                db, session_id=session_id, message_id=where.at, before=BEFORE_A_MARK
+            )
+        except errors.ItemNotFound:
+            is_mark_missing = True
+    page = transcripts.read_entries(
+        db, session_id=session_id, limit=PAGE, since=since, until=where.until
+    )
+    odd = transcripts.read_odd_entries(db, session_id=session_id)
+    entries = page.entries
+    turn_ids = list(dict.fromkeys(entry.turn_id for entry in entries if entry.turn_id))
+    turns = transcripts.read_turns(
+        db,
+        session_id=session_id,
+        ids=turn_ids,
+        from_first=page.previous is None,
+        to_last=page.next is None,
+    )
+    ids = [entry.id for entry in entries if entry.id]
+    remembered = transcripts.remembered_places(
+        db, session_id=session_id, remembered_count=session.remembered_count
+    )
+    pieces = Pieces(
+        [*entries, *odd],
+        sees_hidden=sees_hidden,
+        feedback=transcripts.read_feedback(db, message_ids=ids),
+        files=transcripts.read_files(db, session_id=session_id, message_ids=ids),
+    )
+    begins = memory_begins(remembered)
+    groups = _groups(page, turns, pieces, session=session, begins=begins)
+    return TranscriptPage(
+        session,
+        groups,
+        [pieces.of(entry) for entry in odd],
+        page.previous,
+        page.next,
+        entries[0].position if entries else None,
+        entries[-1].position if entries else None,
+        is_mark_missing,
+    )
+
+
+def memory_begins(remembered: Sequence[tuple[int, str]]) -> list[int]:
+    """Where the memory begins: with a summary that is kept, and then with the rest of it."""
+    if not remembered:
+        return []
+    begins = [remembered[0][0]]
+    for (position, kind), (following, _) in zip(remembered, remembered[1:], strict=False):
+        if kind == "compaction" and following > position + 1:
+            begins.append(following)
+        if kind not in {"compaction", "reasoning"}:
+            break
+    return begins
+
+
+def _groups(
+    page: EntryPage,
+    turns: Sequence[ReviewedTurn],
+    pieces: Pieces,
+    *,
+    session: ReviewedSession,
+    begins: Sequence[int],
+) -> list[Group]:
+    """The entries by their turns, in the order of the log; turns without entries in between."""
+    by_id = {turn.id: turn for turn in turns}
+    present = {entry.turn_id for entry in page.entries}
+    absent = [turn for turn in turns if turn.id not in present]
+    groups: list[Group] = []
+    before = page.previous or 0
+    last: Entry | None = None
+    for entry in page.entries:
+        turn = by_id.get(entry.turn_id) if entry.turn_id else None
+        lost = _gap(before, last, entry, session=session, begins=begins)
+        is_same = bool(groups) and last is not None and last.turn_id == entry.turn_id
+        if lost and not is_same:
+            groups.append(Group(None, [lost]))
+        if not is_same:
+            while turn and absent and absent[0].number < turn.number:
+                groups.append(_empty(absent.pop(0)))
+            groups.append(Group(turn, facts=_facts(turn), ends=_ends(turn)))
+        elif lost:
+            groups[-1].pieces.append(lost)
+        if entry.position in begins:
+            is_summary = len(begins) > 1 and entry.position == begins[0]
+            groups[-1].pieces.append(_memory_mark(is_summary=is_summary))
+        groups[-1].pieces.append(pieces.of(entry))
+        before, last = entry.position or 0, entry
+    groups += [_empty(turn) for turn in absent]
+    if page.next is None and session.last_position > before:
+        count = session.last_position - before
+        why = "taken back, or cleared" if last is not None else "cleared, or taken back"
+        groups.append(Group(None, [_tombstone(count, why)]))
+    return groups
+
+
+def _gap(
+    before: int,
+    last: Entry | None,
+    entry: Entry,
+    *,
+    session: ReviewedSession,
+    begins: Sequence[int],
+) -> Piece | None:
+    """What stands for the positions between two entries, with as much as is known of why."""
+    count = (entry.position or 0) - before - 1
+    if count <= 0:
+        return None
+    is_forgotten = not begins or (entry.position or 0) <= begins[-1]
+    is_within = last is not None and last.turn_id is not None and last.turn_id == entry.turn_id
+    if not (is_forgotten and session.pruned_count):
+        return _tombstone(count, "taken back: the turn was tried again, or rewound")
+    if is_within:
+        return _tombstone(count, "pruned: only the model saw them, and its memory was full")
+    return _tombstone(count, "pruned when the memory was full, or taken back")
+
+
+def _tombstone(count: int, why: str) -> Piece:
+    what = "1 entry is" if count == 1 else f"{count:,} entries are"
+    return Piece("gap", f"{what} gone: {why}.")
+
+
+def _memory_mark(*, is_summary: bool) -> Piece:
+    text = (
+        "A summary that the memory keeps of what came before"
+        if is_summary
+        else "The memory begins here: the model is given nothing from above"
+    )
+    return Piece("memory", text)
+
+
+def _empty(turn: ReviewedTurn) -> Group:
+    """A turn of which the log holds nothing."""
+    if turn.status in {"queued", "running"}:
+        piece = Piece("gap", "Nothing is stored yet.")
+    elif turn.user_message_id is None:
+        piece = Piece("gap", "What was said is gone: taken back, or cleared.")
+    else:
+        piece = Piece("gap", "Nothing of it is stored.")
+    return Group(turn, [piece], _facts(turn), _ends(turn))
+
+
+def _facts(turn: ReviewedTurn | None) -> list[str]:
+    """What a turn cost and how long it took."""
+    if turn is None:
+        return []
+    tokens = f"{turn.input_tokens:,} tokens in, {turn.output_tokens:,} out"
+    return [
+        *([visible_model] if (visible_model := turn.model) else []),
+        *([f"{turn.requests} requests"] if turn.requests > 1 else []),
+        *([tokens] if turn.input_tokens or turn.output_tokens else []),
+        *_spans(turn),
+    ]
+
+
+def _spans(turn: ReviewedTurn) -> Iterable[str]:
+    begun = turn.started_at
+    for name, start, end in (
+        ("waited {}", turn.queued_at, begun),
+        ("first word after {}", begun, turn.first_token_at),
+        ("took {}", begun, turn.finished_at),
+    ):
+        if start and end and (name != "waited {}" or (end - start).total_seconds() >= 1):
+            yield name.format(_seconds(start, end))
+
+
+def _seconds(start: datetime, end: datetime) -> str:
+    seconds = max(0.0, (end - start).total_seconds())
+    return f"{seconds:.1f} s" if seconds < 60 else f"{seconds / 60:.1f} min"
+
+
+def _ends(turn: ReviewedTurn | None) -> list[tuple[str, str]]:
+    if turn is None:
+        return []
+    ends = [("warning", f"Warning: {turn.warning}")] if turn.warning else []
+    why = _SENTENCES.get(turn.error_code, "")
+    code = f" ({turn.error_code})" if turn.error_code else ""
+    match turn.status:
+        case "failed":
+            ends.append(("error", f"Failed{code}. {why}".strip()))
+        case "interrupted":
+            ends.append(("error", f"Interrupted{code}: its process ended before it did. {why}"))
+        case "cancelled":
+            ends.append(("warning", "Stopped: the rest of the answer was not wanted."))
+        case "queued" | "running":
+            ends.append(("note", "Waits in the line." if turn.status == "queued" else "Runs now."))
+    return ends

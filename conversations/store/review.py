@@ -1,0 +1,335 @@
+"""The staff's list of conversations: newest activity first, filtered, a page at a time.
+
+No query here grows with the tables. What an index answers is asked of the index; all else is looked
+for in the next `LOOKED_THROUGH` conversations, and the page says where it stopped looking.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from datetime import datetime
+from typing import Any, Final
+from uuid import UUID
+
+from conversations.errors import ThreadNotFound
+from conversations.lanes import Database, from_moment, from_uuid
+from conversations.models import ChatSession
+from conversations.store.damage import (
+    LONG_AGO,
+    count_of,
+    first_readable,
+    flag_of,
+    is_time,
+    moment_of,
+    select,
+    text_of,
+    uuid_of,
+    word_of,
+)
+from conversations.store.log import FEEDBACK, MESSAGE, SESSION, TURN
+from conversations.store.reads import person
+from conversations.store.threads import Place, owner_key
+
+LOOKED_THROUGH: Final = 10_000
+_LATEST_TURNS: Final = 500
+_IN_TROUBLE: Final = "(status = 'failed' OR status = 'interrupted' OR warning > '')"
+"""As the index says it: else turns are read."""
+TROUBLES: Final = {
+    "any": _IN_TROUBLE,
+    "failed": "status = 'failed'",
+    "interrupted": "status = 'interrupted'",
+    "warning": "warning > ''",
+}
+_COUNTERS: Final = (
+    "message_count",
+    "remembered_count",
+    "item_count",
+    "pruned_count",
+    "quarantined_count",
+    "input_tokens",
+    "output_tokens",
+    "last_position",
+)
+_COLUMNS: Final = (
+    *("id", "agent_session_id", "title", "status", "hold", "hold_reason", "owner_id"),
+    *("created_at", "last_active_at"),
+    *_COUNTERS,
+)
+
+
+@dataclass(frozen=True, slots=True)
+class Criteria:
+    """Which conversations; what is empty does not matter."""
+
+    status: str = ""
+    held: bool = False
+    damaged: bool = False
+    since: datetime | None = None
+    """Active then or later."""
+    before: datetime | None = None
+    """Not active since."""
+    owner_ids: tuple[Any, ...] | None = None
+    any_id: UUID | str | None = None
+    """Of the conversation itself, or of a message or a turn in it; a text is the SDK's name."""
+    title: str = ""
+    trouble: str = ""
+    """A key of `TROUBLES`."""
+    feedback: str = ""
+    model: str = ""
+    """Of the latest turn."""
+
+    @property
+    def is_looked_for(self) -> bool:
+        """Whether no index answers it."""
+        return bool(
+            self.title or self.trouble or self.feedback or self.model or self.status == "active"
+        )
+
+
+@dataclass(frozen=True, slots=True)
+class ReviewedSession:
+    """One conversation as staff see it without reading it."""
+
+    id: UUID
+    agent_session_id: str
+    title: str
+    status: str
+    hold: bool
+    hold_reason: str
+    owner_id: Any
+    owner: str
+    created_at: datetime
+    last_active_at: datetime
+    message_count: int
+    remembered_count: int
+    item_count: int
+    pruned_count: int
+    quarantined_count: int
+    input_tokens: int
+    output_tokens: int
+    last_position: int
+
+    @property
+    def place(self) -> Place:
+        return Place(self.last_active_at, self.id)
+
+
+@dataclass(frozen=True, slots=True)
+class ReviewPage:
+    """Conversations, newest activity first. `looked_to`: where looking stopped short of the end."""
+
+    sessions: list[ReviewedSession]
+    has_more: bool
+    looked_to: Place | None = None
+
+
+@dataclass(frozen=True, slots=True)
+class Flags:
+    """What happened in a conversation that staff would want to know."""
+
+    failed: bool = False
+    interrupted: bool = False
+    warned: bool = False
+    disliked: bool = False
+    liked: bool = False
+
+
+def list_sessions(
+    db: Database,
+    criteria: Criteria,
+    *,
+    limit: int,
+    after: Place | None = None,
+    before: Place | None = None,
+) -> ReviewPage:
+    """Up to `limit` conversations older than `after`, or the next newer than `before`."""
+    is_back = before is not None
+    where, params = _indexed(db, criteria)
+    direction, beyond, within = ("ASC", ">", "<=") if is_back else ("DESC", "<", ">=")
+    order = f"ORDER BY session.last_active_at {direction}, session.id {direction} LIMIT %s"
+    place = before if is_back else after
+    if place is not None:
+        where, params = _beyond(db, place, beyond, where, params)
+    edge = None
+    if criteria.is_looked_for:
+        rest = f"FROM {SESSION} session WHERE {where} {order} OFFSET %s"
+        rows = select(
+            db, ("session.last_active_at", "session.id"), rest, (*params, 1, LOOKED_THROUGH - 1)
+        )
+        edge_id = uuid_of(rows[0][1]) if rows else None
+        if edge_id is not None:
+            edge = Place(moment_of(rows[0][0]) or LONG_AGO, edge_id)
+            key = from_uuid(edge_id, is_sqlite=db.is_sqlite)
+            where += (
+                f" AND (session.last_active_at, session.id) {within}"
+                f" ((SELECT last_active_at FROM {SESSION} WHERE id = %s), %s)"
+            )
+            params += [key, key]
+        more, more_params = _looked_for(db, criteria)
+        where, params = f"{where} AND {more}", params + more_params
+    sessions = first_readable(
+        lambda count: _select(db, f"WHERE {where} {order}", [*params, count]),
+        count=limit + 1,
+        read=_reviewed,
+    )
+    has_more, sessions = len(sessions) > limit, sessions[:limit]
+    if is_back:
+        sessions.reverse()
+    return ReviewPage(sessions, has_more, None if has_more else edge)
+
+
+def find_session(db: Database, *, session_id: UUID) -> ReviewedSession:
+    """One conversation, whoever's. Raises ThreadNotFound."""
+    key = from_uuid(session_id, is_sqlite=db.is_sqlite)
+    rows = _select(db, "WHERE session.id = %s", [key])
+    session = _reviewed(rows[0]) if rows else None
+    if session is None:
+        raise ThreadNotFound
+    return session
+
+
+def flags_of(db: Database, *, session_ids: Sequence[UUID]) -> dict[UUID, Flags]:
+    """The flags of these conversations, in one query."""
+    if not session_ids:
+        return {}
+    marks = ", ".join(["%s"] * len(session_ids))
+    keys = [from_uuid(each, is_sqlite=db.is_sqlite) for each in session_ids]
+    happened = [
+        f"MAX(CASE WHEN {TROUBLES[word]} THEN 1 ELSE 0 END)"
+        for word in ("failed", "interrupted", "warning")
+    ]
+    judged = [f"MAX(CASE WHEN kind = '{k}' THEN 1 ELSE 0 END)" for k in ("negative", "positive")]
+    rows = db.all(
+        f"SELECT session_id, {', '.join(happened)}, 0, 0 FROM {TURN}"
+        f" WHERE session_id IN ({marks}) AND {_IN_TROUBLE} GROUP BY session_id"
+        f" UNION ALL SELECT session_id, 0, 0, 0, {', '.join(judged)} FROM {FEEDBACK}"
+        f" WHERE session_id IN ({marks}) GROUP BY session_id",
+        (*keys, *keys),
+    )
+    found: dict[UUID, list[bool]] = {}
+    for key, *values in rows:
+        session_id = uuid_of(key)
+        if session_id is not None:
+            known = found.setdefault(session_id, [False] * len(values))
+            found[session_id] = [a or bool(b) for a, b in zip(known, values, strict=True)]
+    return {session_id: Flags(*values) for session_id, values in found.items()}
+
+
+def latest_models(db: Database) -> list[str]:
+    """The models of the latest turns."""
+    rows = select(
+        db,
+        ("model",),
+        f"FROM (SELECT DISTINCT model FROM (SELECT model FROM {TURN} ORDER BY id DESC LIMIT %s)"
+        " latest) used ORDER BY model",
+        (_LATEST_TURNS,),
+    )
+    return [text for row in rows if (text := text_of(row[0]))]
+
+
+def _select(db: Database, rest: str, params: Sequence[Any]) -> list[Any]:
+    table, key, name = person()
+    return select(
+        db,
+        [*(f"session.{column}" for column in _COLUMNS), f"person.{name}"],
+        f"FROM {SESSION} session"
+        f" LEFT JOIN {table} person ON person.{key} = session.owner_id {rest}",
+        params,
+    )
+
+
+def _indexed(db: Database, criteria: Criteria) -> tuple[str, list[Any]]:
+    """What an index answers."""
+    where, params = ["1 = 1"], []
+    if criteria.status and criteria.status != "active":
+        where.append("NOT (session.status = 'active') AND session.status = %s")
+        params.append(criteria.status)
+    if criteria.held:
+        where.append("session.hold")
+    if criteria.damaged:
+        where.append("session.quarantined_count > 0")
+    for sign, moment in ((">=", criteria.since), ("<", criteria.before)):
+        if moment is not None:
+            where.append(f"session.last_active_at {sign} %s")
+            params.append(from_moment(moment, is_sqlite=db.is_sqlite))
+    if criteria.owner_ids is not None:
+        marks = ", ".join(["%s"] * len(criteria.owner_ids)) or "NULL"
+        where.append(f"session.owner_id IN ({marks})")
+        params += [owner_key(each, db) for each in criteria.owner_ids]
+    if isinstance(criteria.any_id, UUID):
+        where.append(
+            f"session.id IN (SELECT id FROM {SESSION} WHERE id = %s"
+            f" UNION SELECT session_id FROM {MESSAGE} WHERE id = %s"
+            f" UNION SELECT session_id FROM {TURN} WHERE id = %s)"
+        )
+        params += [from_uuid(criteria.any_id, is_sqlite=db.is_sqlite)] * 3
+    elif criteria.any_id is not None:
+        where.append("session.agent_session_id = %s")
+        params.append(criteria.any_id)
+    return " AND ".join(where), params
+
+
+def _looked_for(db: Database, criteria: Criteria) -> tuple[str, list[Any]]:
+    """What is looked at row by row."""
+    where, params = ["1 = 1"], []
+    if criteria.status == "active":
+        where.append("session.status = 'active'")
+    if criteria.title:
+        like = "LIKE" if db.is_sqlite else "ILIKE"
+        where.append(f"session.title {like} %s ESCAPE '\\'")
+        escaped = criteria.title.replace("\\", "\\\\").replace("%", "\\%").replace("_", "\\_")
+        params.append(f"%{escaped}%")
+    if criteria.trouble:
+        where.append(
+            f"EXISTS (SELECT 1 FROM {TURN} WHERE session_id = session.id"
+            f" AND {TROUBLES[criteria.trouble]})"
+        )
+    if criteria.feedback:
+        where.append(
+            f"EXISTS (SELECT 1 FROM {FEEDBACK} WHERE session_id = session.id AND kind = %s)"
+        )
+        params.append(criteria.feedback)
+    if criteria.model:
+        where.append(
+            f"EXISTS (SELECT 1 FROM {TURN} WHERE session_id = session.id"
+            " AND number = session.last_turn_number AND model = %s)"
+        )
+        params.append(criteria.model)
+    return " AND ".join(where), params
+
+
+def _beyond(
+    db: Database, place: Place, sign: str, where: str, params: list[Any]
+) -> tuple[str, list[Any]]:
+    """From a place on, by a row value. After a row whose time is none, from what is stored on."""
+    key = from_uuid(place.id, is_sqlite=db.is_sqlite)
+    is_known = is_time("last_active_at", is_sqlite=db.is_sqlite)
+    where += (
+        f" AND (session.last_active_at, session.id) {sign} (COALESCE((SELECT last_active_at"
+        f" FROM {SESSION} WHERE id = %s AND NOT {is_known}), %s), %s)"
+    )
+    return where, [*params, key, from_moment(place.last_active_at, is_sqlite=db.is_sqlite), key]
+
+
+def _reviewed(row: Any) -> ReviewedSession | None:
+    """What a row says; None where nothing could name it."""
+    key, name, title, status, hold, reason, owner_id, created, active, *counters, owner = row
+    session_id = uuid_of(key)
+    if session_id is None:
+        return None
+    created_at, last_active_at = moment_of(created), moment_of(active)
+    return ReviewedSession(
+        session_id,
+        text_of(name),
+        text_of(title),
+        # What is locked takes no messages, as is so where the status is no word we know.
+        word_of(status, ChatSession.Status.values, otherwise="locked"),
+        flag_of(hold),
+        text_of(reason),
+        owner_id,
+        text_of(owner),
+        created_at or last_active_at or LONG_AGO,
+        last_active_at or created_at or LONG_AGO,
+        *map(count_of, counters),
+    )
