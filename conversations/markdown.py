@@ -44,13 +44,19 @@ _SIMPLE: Final = {
 _IS_MARKED: Final = re.compile(
     r"[\\`*_\[\]<>#|~&]|^[ \t]*(?:[-+=]|\d+[.)])|^(?: {4}| *\t)|[ ]{2}$", re.MULTILINE
 )
+_TURNING: Final = re.compile("[\u202a-\u202e\u2066-\u2069]")
 _MOST_LEVELS: Final = 40  # what is deeper, the parser leaves out
 _MOST_CELLS: Final = 2_000  # a short text may ask for very many
 
 
+def spelled(text: str) -> str:
+    """The text with what would turn the direction of others spelled out, and what none can show."""
+    return _TURNING.sub(lambda found: f"\u27e6U+{ord(found[0]):04X}\u27e7", storable(text))
+
+
 def to_html(text: str) -> str:
     """The text as HTML. Its cost grows with its length: cut what is long before."""
-    text = storable(text)
+    text = spelled(text)
     if not _IS_MARKED.search(text):
         return plain_to_html(text)
     cells = text.count("\n") * max(line.count("|") for line in text.split("\n"))
@@ -62,7 +68,7 @@ def to_html(text: str) -> str:
 
 def plain_to_html(text: str) -> str:
     """Text that is no Markdown: paragraphs and lines."""
-    paragraphs = re.split(r"\n[ \t]*\n", storable(text).strip("\n"))
+    paragraphs = re.split(r"\n[ \t]*\n", spelled(text).strip("\n"))
     return "".join(f"<p>{_lines(paragraph)}</p>" for paragraph in paragraphs)
 
 

@@ -54,8 +54,8 @@ class SessionFilters(forms.Form):
         label="Active to", required=False, widget=forms.DateInput(attrs={"type": "date"})
     )
 
-    def __init__(self, *args: Any, **kwargs: Any) -> None:
-        super().__init__(*args, auto_id="filter-%s", label_suffix="", **kwargs)
+    def __init__(self, asked: Any) -> None:
+        super().__init__(asked, auto_id="filter-%s", label_suffix="")
 
     def clean(self) -> dict[str, Any]:
         cleaned: dict[str, Any] = super().clean() or {}

@@ -90,14 +90,14 @@ class Pieces:
         }
         if entry.is_set_aside:
             common["why"] = f"Set aside: {_why(entry.quarantine_reason)}."
-        if sort == "hidden" and not self._sees_hidden:
+        if sort == "inner" and not self._sees_hidden:
             return Piece("withheld", label, **common | {"why": common.get("why", "") or WITHHELD})
         if entry.is_set_aside:
             common["folds"] = [_fold("As it is stored", entry.item, entry.item_length)]
             if sort in {"said", "answer"}:
                 common["html"] = self._html(entry, sort)
                 common["cut"] = _cut(entry.text_length, TEXT_CHARS)
-            return Piece("aside" if sort == "hidden" else sort, label, **common)
+            return Piece("aside" if sort == "inner" else sort, label, **common)
         if entry.id is not None:
             common |= {
                 "judged": self._feedback.get(entry.id),
@@ -123,10 +123,10 @@ class Pieces:
         if entry.shown or (entry.thread_item is not None and entry.kind not in HIDDEN_KINDS):
             return "item", _words(entry.kind)
         if entry.kind == "reasoning":
-            return "hidden", "Reasoning"
+            return "inner", "Reasoning"
         if entry.kind == "message":
-            return "hidden", f"Hidden message ({entry.role or 'nobody'})"
-        return "hidden", f"Hidden entry ({_words(entry.kind)})"
+            return "inner", f"Hidden message ({entry.role or 'nobody'})"
+        return "inner", f"Hidden entry ({_words(entry.kind).lower()})"
 
     def _content(self, entry: Entry, sort: str) -> dict[str, Any]:
         if sort in {"said", "answer"}:
@@ -228,4 +228,4 @@ def _summary(item: Mapping[str, Any]) -> str:
 
 
 def _words(kind: str) -> str:
-    return visible(kind).replace("_", " ").strip() or "no kind"
+    return visible(kind).replace("_", " ").strip().capitalize() or "No kind"

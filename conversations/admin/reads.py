@@ -5,6 +5,7 @@ from __future__ import annotations
 from typing import TYPE_CHECKING, Any
 
 from django.contrib import admin
+from django.contrib.auth import get_user_model
 from django.core.paginator import Paginator
 from django.db.models import QuerySet
 from django.http import HttpRequest
@@ -57,7 +58,7 @@ class StaffReadAdmin(ReadModelAdmin):
         session_id = parse_uuid(term)
         if session_id is not None:
             return queryset.filter(session_id=session_id), False
-        name = StaffRead._meta.get_field("reader").related_model.USERNAME_FIELD
+        name = get_user_model().USERNAME_FIELD
         return queryset.filter(**{f"reader__{name}": term}), False
 
     @admin.display(description="who")

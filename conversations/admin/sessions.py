@@ -22,6 +22,7 @@ from conversations.admin.window import read_window
 from conversations.conf import get_conf
 from conversations.errors import NotFound, StoreError
 from conversations.ids import parse_uuid
+from conversations.markdown import spelled
 from conversations.models import ChatSession, StaffRead
 from conversations.store import reads, review
 from conversations.store.places import read_place, write_place
@@ -91,7 +92,9 @@ class ChatSessionAdmin(SessionModelAdmin):
         now = timezone.now()
         filters = SessionFilters(request.GET)
         after, before = (read_place(request.GET.get(name, "")) for name in ("after", "before"))
-        page, flags, models = ReviewPage([], False), {}, []
+        page = ReviewPage([], has_more=False)
+        flags: dict[UUID, Flags] = {}
+        models: list[str] = []
         if filters.is_valid():
             criteria = filters.criteria(now=now)
 
@@ -212,7 +215,7 @@ def _row(session: ReviewedSession, flags: Flags, *, now: datetime) -> dict[str, 
         words.append(("damaged", f"{session.quarantined_count} set aside"))
     return {
         "session": session,
-        "title": " ".join(session.title.split()) or "Untitled",
+        "title": _title(session),
         "flags": words,
         "idle": _span(now - session.last_active_at),
         **_expiry(session, now=now),
@@ -224,9 +227,13 @@ def _about(session: ReviewedSession) -> dict[str, Any]:
     now = timezone.now()
     return {
         "session": session,
-        "session_title": " ".join(session.title.split()) or "Untitled",
+        "session_title": _title(session),
         **_expiry(session, now=now),
     }
+
+
+def _title(session: ReviewedSession) -> str:
+    return spelled(" ".join(session.title.split())) or "Untitled"
 
 
 def _expiry(session: ReviewedSession, *, now: datetime) -> dict[str, Any]:

@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass, field
 from datetime import datetime
+from itertools import pairwise
 from typing import Final
 from uuid import UUID
 
@@ -114,7 +115,7 @@ def memory_begins(remembered: Sequence[tuple[int, str]]) -> list[int]:
     if not remembered:
         return []
     begins = [remembered[0][0]]
-    for (position, kind), (following, _) in zip(remembered, remembered[1:], strict=False):
+    for (position, kind), (following, _) in pairwise(remembered):
         if kind == "compaction" and following > position + 1:
             begins.append(following)
         if kind not in {"compaction", "reasoning"}:
@@ -247,7 +248,7 @@ def _ends(turn: ReviewedTurn | None) -> list[tuple[str, str]]:
         case "failed":
             ends.append(("error", f"Failed{code}. {why}".strip()))
         case "interrupted":
-            ends.append(("error", f"Interrupted{code}: its process ended before it did. {why}"))
+            ends.append(("error", f"Interrupted. {_SENTENCES['interrupted']}"))
         case "cancelled":
             ends.append(("warning", "Stopped: the rest of the answer was not wanted."))
         case "queued" | "running":

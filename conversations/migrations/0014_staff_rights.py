@@ -10,6 +10,7 @@ class Migration(migrations.Migration):
         migrations.AlterModelOptions(
             name="chatsession",
             options={
+                "verbose_name": "conversation",
                 "permissions": (
                     ("view_transcript", "Can read what was said in conversations"),
                     (

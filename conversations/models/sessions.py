@@ -131,6 +131,7 @@ class ChatSession(models.Model):
                 name="chat_session_damaged",
             ),
         )
+        verbose_name = "conversation"
         permissions = (
             ("view_transcript", "Can read what was said in conversations"),
             ("view_hidden_content", "Can read what people do not see of their conversations"),

@@ -76,4 +76,4 @@ def person() -> tuple[str, str, str]:
     user = get_user_model()
     meta = user._meta
     name = meta.get_field(user.USERNAME_FIELD).column  # type: ignore[union-attr]
-    return f'"{meta.db_table}"', f'"{meta.pk.column}"', f'"{name}"'  # type: ignore[union-attr]
+    return f'"{meta.db_table}"', f'"{meta.pk.column}"', f'"{name}"'
