@@ -9,6 +9,7 @@ import json
 import re
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field, replace
+from datetime import datetime
 from typing import Any, Final
 from uuid import UUID
 
@@ -48,7 +49,8 @@ class Piece:
     label: str
     id: UUID | None = None
     position: int | None = None
-    time: Any = None
+    time: str = ""
+    iso: str = ""
     html: SafeString | None = None
     cut: str = ""
     folds: list[Fold] = field(default_factory=list)
@@ -84,7 +86,7 @@ class Pieces:
         common: dict[str, Any] = {
             "id": entry.id,
             "position": entry.position,
-            "time": entry.created_at,
+            **_times(entry.created_at),
             "notes": _notes(entry),
             "is_set_aside": entry.is_set_aside,
         }
@@ -204,6 +206,13 @@ def _notes(entry: Entry) -> list[str]:
     if entry.forgotten_at is not None:
         notes.append("Kept for a hold; no longer in the memory")
     return notes
+
+
+def _times(moment: datetime | None) -> dict[str, str]:
+    """A time for people and one for programs, in UTC."""
+    if moment is None:
+        return {}
+    return {"time": f"{moment:%Y-%m-%d %H:%M:%S}", "iso": moment.isoformat()}
 
 
 def _why(reason: str) -> str:

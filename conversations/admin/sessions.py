@@ -37,11 +37,11 @@ LISTED: Final = 50
 _TEMPLATES: Final = "admin/conversations/chatsession/"
 _MOST: Final = 2**62  # positions are below it
 _FLAGS: Final = {
-    "failed": "failed turn",
-    "interrupted": "interrupted turn",
+    "failed": "failed",
+    "interrupted": "interrupted",
     "warned": "warning",
-    "disliked": "negative feedback",
-    "liked": "positive feedback",
+    "disliked": "disliked",
+    "liked": "liked",
 }
 
 View = Callable[..., HttpResponse]
@@ -228,6 +228,8 @@ def _about(session: ReviewedSession) -> dict[str, Any]:
     return {
         "session": session,
         "session_title": _title(session),
+        "here": reverse("admin:conversations_chatsession_transcript", args=[session.id]),
+        "model_here": reverse("admin:conversations_chatsession_model", args=[session.id]),
         **_expiry(session, now=now),
     }
 
