@@ -76,7 +76,7 @@ def read_transcript(
     page = transcripts.read_entries(
         db, session_id=session_id, limit=PAGE, since=since, until=where.until
     )
-    odd = transcripts.read_odd_entries(db, session_id=session_id)
+    odd = transcripts.read_odd_entries(db, session_id=session_id) if page.has_odd else []
     entries = page.entries
     turn_ids = list(dict.fromkeys(entry.turn_id for entry in entries if entry.turn_id))
     turns = transcripts.read_turns(

@@ -206,6 +206,21 @@ class ErasedOut(Schema):
     counts: dict[str, int]
 
 
+class ReadOut(Schema):
+    """One read by somebody of the staff; `reader` is null where their account is gone."""
+
+    read_id: UUID
+    read_at: datetime
+    how: Literal["page", "model", "export", "search"]
+    reader: str | None
+
+
+class ReadPage(Schema):
+    data: list[ReadOut]
+    has_more: bool
+    after: UUID | None
+
+
 class ClearedOut(Schema):
     cleared: int
 

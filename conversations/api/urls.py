@@ -20,6 +20,7 @@ from conversations.api import (
     feedback,
     messages,
     ops,
+    reads,
     sign_in,
     threads,
     turns,
@@ -59,6 +60,7 @@ api.add_router("/chatkit/threads", threads.router)
 api.add_router("/chatkit/threads", messages.router)
 api.add_router("/chatkit/threads", turns.router)
 api.add_router("/chatkit/threads", feedback.router)
+api.add_router("/chatkit/threads", reads.router)
 api.add_router("/chatkit/attachments", attachments.router)
 api.add_router("/chatkit", exports.router)
 api.add_router("/chatkit", account.router)

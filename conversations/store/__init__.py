@@ -31,4 +31,8 @@ transaction when they write, and know nothing of HTTP, the SDK or ChatKit.
     statistics sessions in numbers
     threads    what a person's list and transcript show
     exporting  the same in pages, with all that belongs to it
+    review     the staff's list of conversations
+    transcripts  a conversation as it happened, for staff
+    windows    what the next turn is given, and what an earlier one was
+    reads      who of the staff has read what
 """

@@ -33,6 +33,7 @@ ITEM_CHARS: Final = 65_536
 _MOST_TURNS: Final = 1_000
 _MOST_REMEMBERED: Final = 2_000
 _MOST_ODD: Final = 20
+_ODD: Final = "typeof(position) <> 'integer'"
 _ATTACHMENT: Final = Attachment._meta.db_table
 _STATUSES: Final = frozenset(ChatTurn.Status.values)
 ENTRY: Final = (
@@ -83,11 +84,15 @@ class Entry:
 
 @dataclass(frozen=True, slots=True)
 class EntryPage:
-    """Entries in order, and the positions of their neighbours: None where there are none."""
+    """Entries in order, and the positions of their neighbours: None where there are none.
+
+    `has_odd`: the conversation has entries without a place, too.
+    """
 
     entries: list[Entry]
     previous: int | None
     next: int | None
+    has_odd: bool = False
 
 
 @dataclass(frozen=True, slots=True)
@@ -148,14 +153,15 @@ def read_entries(
     entries = [entry_of(row) for row in select(db, ENTRY, rest, (*params, limit))]
     if not is_forward:
         entries.reverse()
-    if not entries:
-        return EntryPage([], None, None)
+    ends = (entries[0].position, entries[-1].position) if entries else (None, None)
     of_it = f"FROM {MESSAGE} WHERE session_id = %s{_has_place(db)} AND position"
-    previous, following = db.one(
-        f"SELECT (SELECT MAX(position) {of_it} < %s), (SELECT MIN(position) {of_it} > %s)",
-        (key, entries[0].position, key, entries[-1].position),
+    odd = f"EXISTS (SELECT 1 FROM {MESSAGE} WHERE session_id = %s AND {_ODD})"
+    previous, following, has_odd = db.one(
+        f"SELECT (SELECT MAX(position) {of_it} < %s), (SELECT MIN(position) {of_it} > %s),"
+        f" {odd if db.is_sqlite else '%s IS NULL'}",
+        (key, ends[0], key, ends[1], key),
     )
-    return EntryPage(entries, previous, following)
+    return EntryPage(entries, previous, following, bool(has_odd))
 
 
 def place_of(db: Database, *, session_id: UUID, message_id: UUID, before: int) -> int:
@@ -177,10 +183,8 @@ def place_of(db: Database, *, session_id: UUID, message_id: UUID, before: int) -
 
 def read_odd_entries(db: Database, *, session_id: UUID) -> list[Entry]:
     """Entries whose position is no number, which only SQLite can hold."""
-    if not db.is_sqlite:
-        return []
     key = from_uuid(session_id, is_sqlite=db.is_sqlite)
-    rest = f"FROM {MESSAGE} WHERE session_id = %s AND typeof(position) <> 'integer' LIMIT %s"
+    rest = f"FROM {MESSAGE} WHERE session_id = %s AND {_ODD} LIMIT %s"
     return [entry_of(row) for row in select(db, ENTRY, rest, (key, _MOST_ODD))]
 
 

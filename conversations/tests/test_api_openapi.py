@@ -101,6 +101,9 @@ CASES: Final[dict[tuple[str, str], Case]] = {
             {"content": b"{"},
         ],
     ),
+    ("GET", THREAD + "/reads"): Case(
+        200, invalid=[{"params": {"limit": 0}}, {"params": {"after": "x"}}]
+    ),
     ("POST", THREAD + "/clear"): Case(200, errors={409}),
     ("POST", THREAD + "/messages"): Case(
         200,
