@@ -44,7 +44,7 @@ _SIMPLE: Final = {
 _IS_MARKED: Final = re.compile(
     r"[\\`*_\[\]<>#|~&]|^[ \t]*(?:[-+=]|\d+[.)])|^(?: {4}| *\t)|[ ]{2}$", re.MULTILINE
 )
-_TURNING: Final = re.compile("[\u202a-\u202e\u2066-\u2069]")
+_TURNING: Final = re.compile("[\x01-\x08\x0b\x0c\x0e-\x1f\x7f-\x9f\u202a-\u202e\u2066-\u2069]")
 _MOST_LEVELS: Final = 40  # what is deeper, the parser leaves out
 _MOST_CELLS: Final = 2_000  # a short text may ask for very many
 

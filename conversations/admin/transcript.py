@@ -150,7 +150,7 @@ def _groups(
             groups.append(Group(turn, facts=_facts(turn), ends=_ends(turn)))
         elif lost:
             groups[-1].pieces.append(lost)
-        if entry.position in begins:
+        if entry.position in begins and (last or before or lost):
             is_summary = len(begins) > 1 and entry.position == begins[0]
             groups[-1].pieces.append(_memory_mark(is_summary=is_summary))
         groups[-1].pieces.append(pieces.of(entry))

@@ -62,9 +62,9 @@ def test_a_page_is_found_around_an_entry(ten):
     other = ChatSessionFactory()
     take_turn(other, said("theirs"))
     for key in (uuid4(), ChatMessage.objects.get(session=other).id):
+        job = partial(transcripts.place_of, session_id=ten.id, before=1, message_id=key)
         with pytest.raises(ItemNotFound):
-            job = partial(transcripts.place_of, session_id=ten.id, before=1)
-            lanes.look_up(partial(job, message_id=key))
+            lanes.look_up(job)
 
 
 def test_long_texts_come_cut_with_their_length(session):
@@ -92,8 +92,8 @@ def test_turns_on_the_page_come_with_those_between_and_at_the_ends(session):
 def test_a_turn_of_another_conversation_is_not_found(session):
     turn = take_turn(ChatSessionFactory())
     for key in (turn.id, uuid4()):
+        job = partial(transcripts.find_turn, session_id=session.id, turn_id=key)
         with pytest.raises(ItemNotFound):
-            job = partial(transcripts.find_turn, session_id=session.id, turn_id=key)
             lanes.look_up(job)
 
 
