@@ -10,10 +10,6 @@ class Migration(migrations.Migration):
     operations = [
         migrations.AddIndex(
             model_name="chatsession",
-            index=models.Index(fields=["last_active_at", "id"], name="chat_session_idle"),
-        ),
-        migrations.AddIndex(
-            model_name="chatsession",
             index=models.Index(
                 condition=models.Q(("status", "active"), _negated=True),
                 fields=["last_active_at", "id"],

@@ -115,8 +115,7 @@ class ChatSession(models.Model):
                 condition=Q(remembered_count__gt=USUAL_BUDGET),
                 name="chat_session_over_budget",
             ),
-            # What the staff's list is sorted by, and what it is filtered by where few match.
-            models.Index(fields=["last_active_at", "id"], name="chat_session_idle"),
+            # What the staff's list is filtered by where few match.
             models.Index(
                 fields=["last_active_at", "id"],
                 condition=~Q(status="active"),
