@@ -128,7 +128,9 @@ def append(db: Database, entry: Entry) -> int:
     """Write a row at the end of the chain; its number. Call it last in its transaction."""
     if not db.is_sqlite:
         db.run("SELECT pg_advisory_xact_lock(%s)", (_LOCK,))
-    last = db.one(f"SELECT number, hash FROM {LEDGER} ORDER BY number DESC LIMIT 1")
+    last = db.one(
+        f"SELECT number, hash FROM {LEDGER} WHERE number = (SELECT MAX(number) FROM {LEDGER})"
+    )
     number, previous = (last[0] + 1, text_of(last[1])) if last else (1, _FIRST)
     said: dict[str, Any] = {
         "number": number,
