@@ -112,8 +112,13 @@ def cleanup(
     limit: int | None = None,
     seconds: float | None = None,
 ) -> CleanupReceipt:
-    """Plan and apply, after what an earlier run of the same actor has left. Raises as `apply`."""
-    finish_cleanup(now=now, actor=actor, seconds=seconds)
+    """Plan and apply, after what an earlier run of the same actor has left. Raises as `apply`.
+
+    Where that one is not done in its time either, nothing new is begun.
+    """
+    left = finish_cleanup(now=now, actor=actor, seconds=seconds)
+    if left is not None and not left.finished:
+        return left
     plan = plan_cleanup(now=now, idle_for=idle_for, limit=limit, actor=actor)
     return apply(plan.plan_id, now=now, actor=actor, seconds=seconds)
 

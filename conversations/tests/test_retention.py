@@ -538,6 +538,16 @@ def test_out_of_time_it_stops_and_the_next_goes_on(user):
     assert len(entries()) == 1
 
 
+def test_nothing_new_is_begun_before_the_old_one_is_done(user):
+    idle(user)
+    first = retention.cleanup(now=NOW, seconds=-1)
+    assert retention.cleanup(now=NOW, seconds=-1) == first
+    idle(user)
+    done = retention.cleanup(now=NOW)
+    assert (done.plan_id != first.plan_id, done.sessions, left()) == (True, 1, {})
+    assert [entry["counts"]["sessions"] for entry in entries()] == [1, 1]
+
+
 def test_what_an_error_ends_is_gone_on_with_and_counted_once(user, monkeypatch):
     held, _, _ = idle(user), idle(user), idle(user)
     planned = plan()
