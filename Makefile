@@ -56,6 +56,7 @@ bench: dev ## the benchmarks (minutes)
 	$(PY) -m benchmarks.chatkit_door
 	$(PY) -m benchmarks.pruning
 	$(PY) -m benchmarks.cleanup
+	$(PY) -m benchmarks.admin
 	$(PY) -m benchmarks.recording
 	$(PY) -m benchmarks.handover
 

@@ -8,8 +8,10 @@ from datetime import UTC, datetime
 from typing import Any
 
 import pytest
-from django.db import connection
+from django.db import DatabaseError, connection, transaction
 from django.db.migrations.executor import MigrationExecutor
+
+from conversations.tests.factories import UserFactory
 
 NOON = datetime(2026, 5, 1, 12, tzinfo=UTC)
 
@@ -80,3 +82,25 @@ def test_what_was_remembered_before_is_counted_and_knows_what_it_belongs_to(migr
         *[0, 0, 0],
         *[200, 0, 0, 0],
     ]
+
+
+def test_feedback_that_was_there_before_learns_its_conversation(migrated_to):
+    old = migrated_to("0015_staff_read")
+    session = old.get_model("conversations", "ChatSession").objects.create(agent_session_id="s")
+    messages = old.get_model("conversations", "ChatMessage").objects
+    message = messages.create(session=session, position=1, kind="message")
+    user = UserFactory()
+    feedback = old.get_model("conversations", "Feedback").objects
+    feedback.create(message_id=message.id, user_id=user.pk, kind="positive")
+    new = migrated_to("0017_fill_conversations_of_feedback")
+    assert new.get_model("conversations", "Feedback").objects.get().session_id == session.id
+
+
+def test_the_trace_of_reads_can_be_taken_back_and_made_again(migrated_to):
+    migrated_to("0014_staff_rights")
+    new = migrated_to("0015_staff_read")
+    session = new.get_model("conversations", "ChatSession").objects.create(agent_session_id="s")
+    reads = new.get_model("conversations", "StaffRead").objects
+    reads.create(session=session, how="page")
+    with pytest.raises(DatabaseError), transaction.atomic():
+        reads.update(how="model")
