@@ -149,6 +149,12 @@ class Pieces:
         return mark_safe(text)  # noqa: S308 - made by `markdown`, which passes no HTML on
 
 
+def waiting_piece(text: str) -> Piece:
+    """What somebody has said that no turn has taken up yet."""
+    html = mark_safe(plain_to_html(text))  # noqa: S308 - escaped
+    return Piece("said", "Person, waiting", html=html)
+
+
 def visible(text: str) -> str:
     """Text of a machine, with what cannot be seen, or would turn its direction, spelled out."""
     return _UNSEEN.sub(lambda found: f"\\u{ord(found[0]):04x}", storable(text))

@@ -10,7 +10,7 @@ from typing import Final
 from uuid import UUID
 
 from conversations import errors
-from conversations.admin.pieces import Piece, Pieces
+from conversations.admin.pieces import Piece, Pieces, waiting_piece
 from conversations.lanes import Database
 from conversations.store import review, transcripts
 from conversations.store.review import ReviewedSession
@@ -200,7 +200,9 @@ def _memory_mark(*, is_summary: bool) -> Piece:
 
 def _empty(turn: ReviewedTurn) -> Group:
     """A turn of which the log holds nothing."""
-    if turn.status in {"queued", "running"}:
+    if turn.waiting:
+        piece = waiting_piece(turn.waiting)
+    elif turn.status in {"queued", "running"}:
         piece = Piece("gap", "Nothing is stored yet.")
     elif turn.user_message_id is None:
         piece = Piece("gap", "What was said is gone: taken back, or cleared.")

@@ -47,6 +47,7 @@ _TURN: Final = (
     *("id", "number", "status", "model", "requests", "input_tokens", "output_tokens"),
     *("error_code", "warning", "user_message_id", "stop_requested_at"),
     *("queued_at", "started_at", "first_token_at", "finished_at"),
+    f"SUBSTR(input, 1, {TEXT_CHARS})",
 )
 
 
@@ -114,6 +115,8 @@ class ReviewedTurn:
     started_at: datetime | None
     first_token_at: datetime | None
     finished_at: datetime | None
+    waiting: str
+    """What was said, while the turn waits."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -311,7 +314,9 @@ def _turn_of(row: Any) -> ReviewedTurn | None:
     if turn_id is None:
         return None
     requests, input_tokens, output_tokens = map(count_of, row[4:7])
-    stop_requested_at, queued_at, started_at, first_token_at, finished_at = map(moment_of, row[10:])
+    stop_requested_at, queued_at, started_at, first_token_at, finished_at = map(
+        moment_of, row[10:15]
+    )
     return ReviewedTurn(
         turn_id,
         count_of(row[1]),
@@ -328,6 +333,7 @@ def _turn_of(row: Any) -> ReviewedTurn | None:
         started_at,
         first_token_at,
         finished_at,
+        text_of(row[15]) if text_of(row[2]) == "queued" else "",
     )
 
 

@@ -137,6 +137,14 @@ def test_how_turns_ended_stands_in_its_place(staff, session):
     assert found[11:] == ["Nothing is stored yet.", "Waits in the line."]
 
 
+def test_what_waits_is_shown(staff, session):
+    take_turn(session, said("Hi"), answered("Hello"), input="not this")
+    take_turn(session, status="queued", user_message_id=None, input="<b>And?</b>")
+    html = transcript(staff, session)
+    assert pieces(html)[2:] == ["Person, waiting &lt;b&gt;And?&lt;/b&gt;", "Waits in the line."]
+    assert "not this" not in html
+
+
 def test_long_waits_and_runs_are_told(staff, session):
     now = timezone.now()
     turn = take_turn(session, said("a"), requests=3)
