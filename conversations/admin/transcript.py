@@ -2,10 +2,10 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass, field
 from datetime import datetime
-from itertools import pairwise
+from itertools import groupby, pairwise
 from typing import Final
 from uuid import UUID
 
@@ -19,6 +19,9 @@ from conversations.store.transcripts import Entry, EntryPage, ReviewedTurn
 PAGE: Final = 200
 BEFORE_A_MARK: Final = 20
 """How many entries are shown before the one that a link leads to."""
+MANY: Final = 4
+"""So many turns in a row of which nothing is left are told in one line."""
+_CLEARED: Final = "taken back, or cleared"
 _SENTENCES: Final = {
     kind.code: " ".join((kind.__doc__ or "").split())
     for kind in vars(errors).values()
@@ -145,8 +148,10 @@ def _groups(
         if lost and not is_same:
             groups.append(Group(None, [lost]))
         if not is_same:
-            while turn and absent and absent[0].number < turn.number:
-                groups.append(_empty(absent.pop(0)))
+            if turn:
+                earlier = [each for each in absent if each.number < turn.number]
+                groups += _without_entries(earlier)
+                absent = absent[len(earlier) :]
             groups.append(Group(turn, facts=_facts(turn), ends=_ends(turn)))
         elif lost:
             groups[-1].pieces.append(lost)
@@ -155,11 +160,10 @@ def _groups(
             groups[-1].pieces.append(_memory_mark(is_summary=is_summary))
         groups[-1].pieces.append(pieces.of(entry))
         before, last = entry.position or 0, entry
-    groups += [_empty(turn) for turn in absent]
+    groups += _without_entries(absent)
     if page.next is None and session.last_position > before:
         count = session.last_position - before
-        why = "taken back, or cleared" if last is not None else "cleared, or taken back"
-        groups.append(Group(None, [_tombstone(count, why)]))
+        groups.append(Group(None, [_tombstone(count, _CLEARED)]))
     return groups
 
 
@@ -198,14 +202,31 @@ def _memory_mark(*, is_summary: bool) -> Piece:
     return Piece("memory", text)
 
 
+def _without_entries(turns: Sequence[ReviewedTurn]) -> Iterator[Group]:
+    """Turns of which the log holds nothing; many that are gone make one mark."""
+    for is_gone, run in groupby(turns, key=_is_gone):
+        some = list(run)
+        if is_gone and len(some) >= MANY:
+            text = (
+                f"Of turns {some[0].number:,} to {some[-1].number:,} nothing is left: {_CLEARED}."
+            )
+            yield Group(None, [Piece("gap", text)])
+        else:
+            yield from map(_empty, some)
+
+
+def _is_gone(turn: ReviewedTurn) -> bool:
+    return turn.user_message_id is None and turn.status not in {"queued", "running"}
+
+
 def _empty(turn: ReviewedTurn) -> Group:
     """A turn of which the log holds nothing."""
     if turn.waiting:
         piece = waiting_piece(turn.waiting)
     elif turn.status in {"queued", "running"}:
         piece = Piece("gap", "Nothing is stored yet.")
-    elif turn.user_message_id is None:
-        piece = Piece("gap", "What was said is gone: taken back, or cleared.")
+    elif _is_gone(turn):
+        piece = Piece("gap", f"What was said is gone: {_CLEARED}.")
     else:
         piece = Piece("gap", "Nothing of it is stored.")
     return Group(turn, [piece], _facts(turn), _ends(turn))

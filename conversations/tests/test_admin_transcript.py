@@ -274,7 +274,17 @@ def test_the_end_may_be_missing_too(staff, session):
     ChatMessage.objects.all().delete()
     found = pieces(transcript(staff, session))
     assert found[:2] == ["Nothing of it is stored."] * 2
-    assert found[-1] == "3 entries are gone: cleared, or taken back."
+    assert found[-1] == "3 entries are gone: taken back, or cleared."
+
+
+def test_many_turns_of_which_nothing_is_left_are_told_in_one_line(staff, session):
+    for _ in range(5):
+        take_turn(session)
+    take_turn(session, said("Hi"))
+    take_turn(session)
+    found = pieces(transcript(staff, session))
+    assert found[0] == "Of turns 1 to 5 nothing is left: taken back, or cleared."
+    assert found[2] == "What was said is gone: taken back, or cleared."
 
 
 @pytest.mark.parametrize(
