@@ -144,6 +144,8 @@ if True:
         "prune_sessions",
         "clear_session 1",
         "export_sessions",
+        "erase_user x",
+        "backup_database x/y",
     ],
 )
 def test_a_command_that_runs_no_agent_does_not_import_the_sdk(arguments, tmp_path):
