@@ -150,10 +150,10 @@ def add_dry_run(parser: ArgumentParser) -> None:
 
 
 def find_user(name: str) -> Any:
-    """The user of that name. Raises UserNotFound."""
+    """The user of that name. Raises UserNotFound, StoreError."""
     model = get_user_model()
     try:
-        return model._default_manager.get_by_natural_key(name)
+        return lanes.look_up(lambda db: model._default_manager.get_by_natural_key(name))
     except model.DoesNotExist:
         raise UserNotFound(f"There is no user named {name!r}.") from None
 

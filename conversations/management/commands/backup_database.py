@@ -8,6 +8,7 @@ from typing import Any
 
 from django.db import DatabaseError, connection
 
+from conversations import sqlite
 from conversations.errors import NotConfigured
 from conversations.management import console
 from conversations.management.files import CannotWrite
@@ -36,7 +37,7 @@ class Command(console.ConsoleCommand):
             raise CannotWrite(f"{name} is there already; name a new file.") from None
         except OSError as error:
             raise CannotWrite(f"{name} cannot be written: {error.strerror}.") from error
-        except (DatabaseError, connection.Database.Error) as error:
+        except (DatabaseError, sqlite.driver().Error) as error:
             raise CannotWrite(f"{name} was not written: {error}.") from error
         found = {"file": name, "bytes": size}
         self.answer(found, f"copied: {name}, {size} bytes", as_json=options["json"])
