@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import logging
-from typing import Any
+from typing import Any, Final
 
 from django.utils import timezone
 
@@ -14,6 +14,9 @@ from conversations.errors import StoreError
 from conversations.store import ledger
 
 logger = logging.getLogger(__name__)
+
+TIDY_SECONDS: Final = 8.0
+"""So long a person waits at most until their words are cleared from the file; the sweep goes on."""
 
 _erasures: set[asyncio.Task[Receipt]] = set()
 
@@ -38,7 +41,7 @@ async def _erase(owner_id: Any) -> Receipt:
     while (step := await lanes.call_patiently(next, steps, None)) is not None:
         receipt = step
     try:
-        await lanes.call_patiently(erasure.tidy)
+        await lanes.call_patiently(erasure.tidy, seconds=TIDY_SECONDS)
     except StoreError as error:  # it may still be at work, and the sweep does the rest
         logger.warning("erased, but not tidied up yet: %s", type(error).__name__)
     return receipt

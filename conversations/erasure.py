@@ -23,7 +23,7 @@ from django.db import IntegrityError
 from conversations import attachments, lanes, traces
 from conversations.errors import StoreBusy
 from conversations.lanes import Database
-from conversations.reclaim import reclaim_space
+from conversations.reclaim import SECONDS, reclaim_space
 from conversations.signals import erasing_user
 from conversations.store import erasing, ledger
 
@@ -99,13 +99,13 @@ def preview(*, user_id: Any, now: datetime, scope: Scope) -> Receipt:
     return Receipt(subject=ledger.of_user(user_id), counts=dict(counts))
 
 
-def tidy() -> bool:
+def tidy(*, seconds: float = SECONDS) -> bool:
     """The bytes of files, and what is left in pages and logs; whether nothing is.
 
     Best effort: what cannot be done now is done by the sweep.
     """
     attachments.erase_removed()
-    return reclaim_space().is_clean
+    return reclaim_space(seconds=seconds).is_clean
 
 
 def erase_user(

@@ -9,6 +9,7 @@ not wait. Killed anywhere, it is gone on with, and counts nothing twice.
 from __future__ import annotations
 
 import logging
+import time
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from datetime import datetime, timedelta
@@ -45,6 +46,8 @@ logger = logging.getLogger(__name__)
 
 BATCH_SESSIONS: Final = 200
 """So many sessions go in one transaction at most."""
+RECLAIM_SECONDS: Final = 60.0
+"""So long space is given back afterwards at most; the hourly sweep does the rest."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -91,6 +94,7 @@ def apply(
         run = lanes.perform(begin)
     except IntegrityError:  # another has begun in the same moment
         raise CleanupRunning from None
+    begun = time.monotonic()
     worker = Worker(run, batch_size=batch_size, seconds=seconds, told=told)
     try:
         is_whole = worker.work()
@@ -100,7 +104,9 @@ def apply(
             lanes.perform(finish)
     finally:
         _release(run)
-    reclaim_space()
+    if is_whole:
+        spent = time.monotonic() - begun
+        reclaim_space(seconds=min(RECLAIM_SECONDS, max(5.0, spent / 2)))
     return get_receipt(plan_id)
 
 

@@ -46,8 +46,6 @@ PUBLIC: Final = {
     "Cleanup",  # numbers
     "CleanupPage",  # ids and times
     "UserHold",  # who has one is not erased
-    "TaskRun",  # numbers and times of ours
-    "Measurement",
     "QuarantinedMessage",  # of the table of messages
 }
 """Models of ours without a word of anybody's."""

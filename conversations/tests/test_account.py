@@ -139,7 +139,7 @@ async def test_it_goes_on_where_the_caller_leaves(client, user, monkeypatch):
 async def test_what_cannot_be_tidied_up_now_is_left_to_the_sweep(client, monkeypatch):
     await speak(client)
 
-    def fail() -> bool:
+    def fail(**_: Any) -> bool:
         raise StoreBusy
 
     monkeypatch.setattr(erasure, "tidy", fail)

@@ -16,7 +16,7 @@ from django_q.models import OrmQ
 from django_q.models import Task as Result
 from django_q.signing import SignedPackage
 
-from conversations import attachments, erasure, lanes, reclaim, retention, traces
+from conversations import attachments, erasure, lanes, reclaim, retention, sweeps, traces
 from conversations.errors import StoreBusy, ThreadHeld
 from conversations.ids import agent_session_id, new_id
 from conversations.models import (
@@ -120,6 +120,30 @@ def test_of_conversations_alone_sign_ins_stay(people):
     assert gone.user.access_tokens.count() == 1
     assert not ChatSession.objects.filter(owner=gone.user).exists()
     assert not {"access_tokens", "browser_sessions", "accounts"} & receipt.counts.keys()
+
+
+def say(session: Any) -> str:
+    """A word that is in one conversation alone."""
+    word = f"canary-{new_id().hex}"
+    ChatMessage.objects.create(
+        session=session, position=1, kind="message", role="user", text=word, shown=True
+    )
+    ChatSession.objects.filter(id=session.id).update(title=word, last_active_at="2020-01-01T00:00Z")
+    assert count(word) > 0
+    return word
+
+
+def test_after_a_cleanup_nothing_is_left_in_the_file(session):
+    word = say(session)
+    assert retention.cleanup(now=NOW).sessions == 1
+    assert count(word) == 0
+
+
+def test_what_anybody_deletes_is_gone_with_the_next_sweep(session):
+    word = say(session)
+    ChatSession.objects.all().delete()
+    sweeps.sweep_orphans(now=NOW)
+    assert count(word) == 0
 
 
 def test_a_cleanup_leaves_nothing_either(people):
