@@ -7,6 +7,7 @@ from typing import TYPE_CHECKING, Any
 from django.contrib import admin
 from django.http import HttpRequest
 
+from conversations.admin.deleting import is_of_a_user
 from conversations.models import Feedback
 
 if TYPE_CHECKING:
@@ -34,4 +35,4 @@ class FeedbackAdmin(FeedbackModelAdmin):
         return False
 
     def has_delete_permission(self, request: HttpRequest, obj: Any = None) -> bool:
-        return False
+        return is_of_a_user(request)

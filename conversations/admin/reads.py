@@ -11,6 +11,7 @@ from django.db.models import QuerySet
 from django.http import HttpRequest
 from django.utils.functional import cached_property
 
+from conversations.admin.deleting import is_of_a_user
 from conversations.ids import parse_uuid
 from conversations.models import StaffRead
 
@@ -76,4 +77,4 @@ class StaffReadAdmin(ReadModelAdmin):
         return False
 
     def has_delete_permission(self, request: HttpRequest, obj: Any = None) -> bool:
-        return False
+        return is_of_a_user(request)

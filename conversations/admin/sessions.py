@@ -16,6 +16,7 @@ from django.urls import URLPattern, path, reverse
 from django.utils import timezone
 
 from conversations import lanes, rights
+from conversations.admin.deleting import is_of_a_user
 from conversations.admin.filters import SessionFilters
 from conversations.admin.transcript import PAGE, Where, read_transcript
 from conversations.admin.window import read_window
@@ -180,7 +181,7 @@ class ChatSessionAdmin(SessionModelAdmin):
         return False
 
     def has_delete_permission(self, request: HttpRequest, obj: Any = None) -> bool:
-        return False
+        return is_of_a_user(request)
 
     def _page(self, request: HttpRequest, name: str, context: Mapping[str, Any]) -> HttpResponse:
         """A page, made to its end: nothing of it is left to be read later."""

@@ -9,6 +9,7 @@ from django.db.models import QuerySet
 from django.http import HttpRequest
 from django.utils import timezone
 
+from conversations.admin.deleting import is_of_a_user
 from conversations.models import AccessToken
 
 if TYPE_CHECKING:
@@ -44,4 +45,4 @@ class AccessTokenAdmin(TokenModelAdmin):
         return False
 
     def has_delete_permission(self, request: HttpRequest, obj: Any = None) -> bool:
-        return False
+        return is_of_a_user(request)

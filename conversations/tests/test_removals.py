@@ -11,7 +11,7 @@ from django.test import Client
 from django.utils import timezone
 
 from conversations import holds, lanes
-from conversations.models import ChatMessage, ChatSession
+from conversations.models import ChatMessage, ChatSession, Feedback, StaffRead
 from conversations.store import ledger
 from conversations.tests import factories
 from conversations.tests.ledger_helpers import entries
@@ -86,3 +86,15 @@ def test_the_admin_says_that_it_is_protected(spoken, user, staff):
     assert staff.post(url, {"post": "yes"}).status_code == 302
     assert not ChatSession.objects.exists()
     assert [entry["action"] for entry in entries()] == ["hold", "lift", "delete"]
+
+
+def test_an_account_takes_along_what_staff_cannot_delete_by_itself(spoken, user, staff):
+    (message, *_) = spoken.messages.all()
+    Feedback.objects.create(message=message, session=spoken, user=user, kind="negative")
+    StaffRead.objects.create(session=spoken, reader_id=user.pk, how="page")
+    for model in (ChatSession, Feedback, StaffRead):
+        page = f"/admin/conversations/{model._meta.model_name}/{model.objects.get().pk}/delete/"
+        assert staff.post(page, {"post": "yes"}).status_code == 403
+    assert staff.post(f"/admin/auth/user/{user.pk}/delete/", {"post": "yes"}).status_code == 302
+    assert not ChatSession.objects.exists()
+    assert not StaffRead.objects.exists()
