@@ -33,13 +33,19 @@ def reclaim_space(*, max_pages: int = MAX_PAGES, seconds: float = SECONDS) -> Re
     if connection.in_atomic_block:
         raise TransactionOpen
     name = str(connection.settings_dict["NAME"])
-    if sqlite.identity(name) is None:
+    file = sqlite.identity(name)
+    if file is None:
         return Reclaimed()  # in memory, or not there
     wrapper: Any = connection.copy()
     try:
         raw = open_within_budget(wrapper)
         found = space.reclaim(
-            raw, name=name, lock=sqlite.write_lock(name), max_pages=max_pages, seconds=seconds
+            raw,
+            name=name,
+            file=getattr(wrapper, "file", None) or file,
+            lock=sqlite.write_lock(name),
+            max_pages=max_pages,
+            seconds=seconds,
         )
     except Exception as error:
         failure = store_error(error)

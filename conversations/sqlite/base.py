@@ -42,6 +42,11 @@ class DatabaseWrapper(base.DatabaseWrapper):
         raise OperationalError("the database file is being replaced")
 
     @property
+    def file(self) -> sqlite.Identity | None:
+        """Which file this connection has opened; None for one in memory."""
+        return self._place[1] if self._place else None
+
+    @property
     def is_in_place(self) -> bool:
         """Whether the file this connection opened is still the one at its path."""
         return self._place is None or sqlite.identity(self._place[0]) == self._place[1]

@@ -86,10 +86,11 @@ def open_beside(name: str) -> int:
 
     To close it would take away all locks that SQLite holds on the file in this process.
     """
-    status = os.stat(name)
-    key = (status.st_dev, status.st_ino)
+    key = _identity(os.stat(name))
     if key not in _opened:
-        _opened[key] = os.open(name, os.O_RDWR)
+        descriptor = os.open(name, os.O_RDWR)
+        _opened[_identity(os.fstat(descriptor))] = descriptor
+        return descriptor
     return _opened[key]
 
 
@@ -124,17 +125,27 @@ def clear(descriptor: int, layout: Layout, pages: list[int]) -> int:
 
 
 def scrub(
-    raw: Any, *, name: str, until: float, attempt: Callable[[Callable[[], bool]], bool]
+    raw: Any,
+    *,
+    name: str,
+    file: tuple[int, int],
+    until: float,
+    attempt: Callable[[Callable[[], bool]], bool],
 ) -> int | None:
     """Clear all pages of a file that need it; how many that were.
 
     None where that could not be done, or not until that moment of the monotonic clock; what was
     done stays done.
 
-    `raw` is a connection to it; `attempt` repeats a step, under the lock of this process's writers,
-    until it is true.
+    `raw` is a connection to it, and `file` its device and number; `attempt` repeats a step, under
+    the lock of this process's writers, until it is true.
     """
-    descriptor = open_beside(name)
+    try:
+        descriptor = open_beside(name)
+    except OSError:
+        return None  # it may only be read
+    if _identity(os.fstat(descriptor)) != file:
+        return None  # another is at its place, and that one is not locked by us
     layout = read_layout(descriptor)
     if layout is None:
         return None
@@ -169,6 +180,10 @@ def scrub(
     if cleared:
         os.fsync(descriptor)
     return cleared
+
+
+def _identity(status: os.stat_result) -> tuple[int, int]:
+    return status.st_dev, status.st_ino
 
 
 def _size(name: str) -> int:

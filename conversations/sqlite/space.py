@@ -17,7 +17,7 @@ from dataclasses import dataclass
 from functools import partial
 from typing import Any, Final
 
-from conversations.sqlite import driver, scrubbing
+from conversations.sqlite import Identity, driver, scrubbing
 
 PAGES_AT_ONCE: Final = 64
 """So many pages go in one transaction: others wait a few milliseconds."""
@@ -45,12 +45,18 @@ class Reclaimed:
 
 
 def reclaim(
-    raw: Any, *, name: str, lock: threading.Lock, max_pages: int, seconds: float
+    raw: Any,
+    *,
+    name: str,
+    file: Identity,
+    lock: threading.Lock,
+    max_pages: int,
+    seconds: float,
 ) -> Reclaimed:
     """Give back up to `max_pages` free pages, clear what is left in others, empty the log.
 
-    In short steps, on an idle connection of its own, for about so many seconds. `lock` is the one
-    that writers of this process take: a step waits for it, not for the file's.
+    In short steps, on an idle connection of its own to that `file`, for about so many seconds.
+    `lock` is the one that writers of this process take: a step waits for it, not for the file's.
     """
     until = time.monotonic() + seconds
     raw.execute(f"PRAGMA busy_timeout={BUSY_MILLISECONDS}")
@@ -67,7 +73,9 @@ def reclaim(
         gone += free - left
         _let_others_write()
     _empty_log(raw, lock)
-    scrubbed = scrubbing.scrub(raw, name=name, until=until, attempt=lambda step: _try(step, lock))
+    scrubbed = scrubbing.scrub(
+        raw, name=name, file=file, until=until, attempt=lambda step: _try(step, lock)
+    )
     _empty_log(raw, lock)
     return Reclaimed(
         scrubbed_pages=scrubbed,

@@ -61,7 +61,12 @@ def delete(raw: Any, whose: str) -> None:
 def give_back(path: Path, *, max_pages: int = 10**6, seconds: float = 60) -> Reclaimed:
     with closing(connect(path)) as raw:
         return space.reclaim(
-            raw, name=str(path), lock=threading.Lock(), max_pages=max_pages, seconds=seconds
+            raw,
+            name=str(path),
+            file=sqlite.identity(str(path)) or (0, 0),
+            lock=threading.Lock(),
+            max_pages=max_pages,
+            seconds=seconds,
         )
 
 
@@ -196,6 +201,26 @@ def test_whoever_writes_meanwhile_loses_nothing(path, raw):
     assert raw.execute("PRAGMA integrity_check").fetchall() == [("ok",)]
     kept = {key for (key,) in raw.execute("SELECT id FROM row WHERE whose = 'C'")}
     assert kept == set(written)
+
+
+def test_a_file_that_may_not_be_written_is_left_to_the_next_run(path, raw, monkeypatch):
+    def refuse(name: str) -> int:
+        raise PermissionError
+
+    fill(raw, 300)
+    delete(raw, "A")
+    with monkeypatch.context() as closed:
+        closed.setattr(scrubbing, "open_beside", refuse)
+        assert give_back(path).scrubbed_pages is None
+    assert give_back(path).is_clean
+
+
+def test_a_file_that_is_at_the_place_of_another_is_not_touched(path, raw):
+    fill(raw, 50)
+    reclaimed = space.reclaim(
+        raw, name=str(path), file=(1, 1), lock=threading.Lock(), max_pages=9, seconds=9
+    )
+    assert reclaimed.scrubbed_pages is None
 
 
 def test_a_file_without_auto_vacuum_keeps_its_size(tmp_path):
