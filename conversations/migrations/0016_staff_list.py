@@ -19,14 +19,6 @@ class Migration(migrations.Migration):
         migrations.AddIndex(
             model_name="chatsession",
             index=models.Index(
-                condition=models.Q(("hold", True)),
-                fields=["last_active_at", "id"],
-                name="chat_session_held",
-            ),
-        ),
-        migrations.AddIndex(
-            model_name="chatsession",
-            index=models.Index(
                 condition=models.Q(("quarantined_count__gt", 0)),
                 fields=["last_active_at", "id"],
                 name="chat_session_damaged",

@@ -122,9 +122,6 @@ class ChatSession(models.Model):
                 name="chat_session_not_active",
             ),
             models.Index(
-                fields=["last_active_at", "id"], condition=Q(hold=True), name="chat_session_held"
-            ),
-            models.Index(
                 fields=["last_active_at", "id"],
                 condition=Q(quarantined_count__gt=0),
                 name="chat_session_damaged",

@@ -19,7 +19,7 @@ from conversations.store.log import EVENTS, FEEDBACK, MESSAGE, READS, SESSION, T
 from conversations.store.weights import delete_weighed, weigh
 
 _ATTACHMENT: Final = Attachment._meta.db_table
-_APART: Final = "sha256:gone:"
+APART: Final = "sha256:gone:"
 """No session that the SDK names has such a name: `ids.stored_session_id`."""
 
 
@@ -89,14 +89,14 @@ def set_apart(db: Database, session_key: Any) -> Removed:
     take_of_sessions(db, session_keys=[session_key])
     db.run(
         f"UPDATE {SESSION} SET owner_id = NULL, agent_session_id = %s, title = '' WHERE id = %s",
-        (f"{_APART}{name if isinstance(name, str) else name.hex}", session_key),
+        (f"{APART}{name if isinstance(name, str) else name.hex}", session_key),
     )
     return gone
 
 
 def find_apart(db: Database) -> Any:
     """A session that was set apart, by its id as the engine stores it; None where none is left."""
-    like = f"GLOB '{_APART}*'" if db.is_sqlite else f"LIKE '{_APART}%%'"
+    like = f"GLOB '{APART}*'" if db.is_sqlite else f"LIKE '{APART}%%'"
     row = db.one(f"SELECT id FROM {SESSION} WHERE agent_session_id {like} LIMIT 1")
     return row[0] if row else None
 

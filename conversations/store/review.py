@@ -27,10 +27,17 @@ from conversations.store.damage import (
     uuid_of,
     word_of,
 )
+from conversations.store.holds import USER_HOLD
 from conversations.store.log import FEEDBACK, MESSAGE, SESSION, TURN
 from conversations.store.reads import person
+from conversations.store.removing import APART
 from conversations.store.threads import Place, owner_key
 
+_IS_HELD: Final = (
+    f"(session.hold <> FALSE OR EXISTS (SELECT 1 FROM {USER_HOLD} theirs"
+    " WHERE theirs.user_id = session.owner_id))"
+)
+_REASON: Final = f"(SELECT reason FROM {USER_HOLD} theirs WHERE theirs.user_id = session.owner_id)"
 LOOKED_THROUGH: Final = 10_000
 _LATEST_TURNS: Final = 500
 _IN_TROUBLE: Final = "(status = 'failed' OR status = 'interrupted' OR warning > '')"
@@ -52,7 +59,7 @@ _COUNTERS: Final = (
     "last_position",
 )
 _COLUMNS: Final = (
-    *("id", "agent_session_id", "title", "status", "hold", "hold_reason", "owner_id"),
+    *("id", "agent_session_id", "title", "status", "hold_reason", "owner_id"),
     *("created_at", "last_active_at"),
     *_COUNTERS,
 )
@@ -82,9 +89,8 @@ class Criteria:
     @property
     def is_looked_for(self) -> bool:
         """Whether no index answers it."""
-        return bool(
-            self.title or self.trouble or self.feedback or self.model or self.status == "active"
-        )
+        asked = (self.title, self.trouble, self.feedback, self.model, self.held)
+        return any(asked) or self.status == "active"
 
 
 @dataclass(frozen=True, slots=True)
@@ -96,6 +102,7 @@ class ReviewedSession:
     title: str
     status: str
     hold: bool
+    """By itself, or with all that its owner has."""
     hold_reason: str
     owner_id: Any
     owner: str
@@ -232,7 +239,10 @@ def _select(db: Database, rest: str, params: Sequence[Any]) -> list[Any]:
     table, key, name = person()
     return select(
         db,
-        [*(f"session.{column}" for column in _COLUMNS), f"person.{name}"],
+        [
+            *(f"session.{column}" for column in _COLUMNS),
+            *(_IS_HELD, _REASON, f"person.{name}"),
+        ],
         f"FROM {SESSION} session"
         f" LEFT JOIN {table} person ON person.{key} = session.owner_id {rest}",
         params,
@@ -245,8 +255,6 @@ def _indexed(db: Database, criteria: Criteria) -> tuple[str, list[Any]]:
     if criteria.status and criteria.status != "active":
         where.append("NOT (session.status = 'active') AND session.status = %s")
         params.append(criteria.status)
-    if criteria.held:
-        where.append("session.hold")
     if criteria.damaged:
         where.append("session.quarantined_count > 0")
     for sign, moment in ((">=", criteria.since), ("<", criteria.before)):
@@ -275,6 +283,8 @@ def _looked_for(db: Database, criteria: Criteria) -> tuple[str, list[Any]]:
     where, params = ["1 = 1"], []
     if criteria.status == "active":
         where.append("session.status = 'active'")
+    if criteria.held:
+        where.append(_IS_HELD)
     if criteria.title:
         like = "LIKE" if db.is_sqlite else "ILIKE"
         where.append(f"session.title {like} %s ESCAPE '\\'")
@@ -313,10 +323,11 @@ def _beyond(
 
 
 def _reviewed(row: Any) -> ReviewedSession | None:
-    """What a row says; None where nothing could name it."""
-    key, name, title, status, hold, reason, owner_id, created, active, *counters, owner = row
+    """What a row says; None where nothing could name it, or it is on its way out."""
+    key, name, title, status, reason, owner_id, created, active, *rest = row
+    *counters, is_held, owners_reason, owner = rest
     session_id = uuid_of(key)
-    if session_id is None:
+    if session_id is None or text_of(name).startswith(APART):
         return None
     created_at, last_active_at = moment_of(created), moment_of(active)
     return ReviewedSession(
@@ -325,8 +336,8 @@ def _reviewed(row: Any) -> ReviewedSession | None:
         text_of(title),
         # What is locked takes no messages, as is so where the status is no word we know.
         word_of(status, ChatSession.Status.values, otherwise="locked"),
-        flag_of(hold),
-        text_of(reason),
+        flag_of(is_held),
+        text_of(reason) or text_of(owners_reason),
         owner_id,
         text_of(owner),
         created_at or last_active_at or LONG_AGO,

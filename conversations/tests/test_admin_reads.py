@@ -57,6 +57,21 @@ def test_nobody_changes_the_trace(session, stranger):
     assert browser("view_chatsession").get(READS).status_code == 403
 
 
+def test_reads_stand_in_nobodys_way_when_a_person_is_deleted(session, stranger):
+    record(session.id, stranger)
+    client = browser(is_superuser=True)
+    response = client.post(f"/admin/auth/user/{session.owner_id}/delete/", {"post": "yes"})
+    assert response.status_code == 302
+    assert not StaffRead.objects.exists()
+
+
+def test_a_read_has_a_page_without_buttons(session, stranger):
+    record(session.id, stranger)
+    html = page(browser(is_superuser=True), f"{READS}{StaffRead.objects.get().pk}/change/")
+    assert str(session.id) in html
+    assert "/delete/" not in html
+
+
 def test_a_long_trace_is_not_counted_to_its_end(session, stranger, monkeypatch):
     monkeypatch.setattr(page_of_reads, "MOST_COUNTED", 2)
     for _ in range(3):

@@ -304,6 +304,7 @@ def test_a_conversation_deleted_meanwhile_is_not_shown(staff, session, path, mon
     def look_up(job: Callable[..., Any]) -> Any:
         monkeypatch.setattr(lanes, "look_up", looked_up)  # deleting looks up, too
         found = looked_up(job)
+        monkeypatch.undo()
         session.delete()
         return found
 

@@ -14,8 +14,8 @@ from django.utils import timezone
 from conversations import lanes
 from conversations.errors import ThreadNotFound
 from conversations.ids import new_id
-from conversations.models import ChatMessage, ChatSession, Feedback
-from conversations.store import review
+from conversations.models import ChatMessage, ChatSession, Feedback, UserHold
+from conversations.store import removing, review
 from conversations.store.review import Criteria, Flags
 from conversations.store.threads import Place
 from conversations.tests.factories import ChatSessionFactory
@@ -94,6 +94,26 @@ def test_each_criterion_finds_what_it_says(several, user, stranger):
     ]
     for criteria, sessions in expected:
         assert found(criteria) == [session.id for session in sessions], criteria
+
+
+def test_a_hold_on_its_owner_is_a_hold(several, stranger):
+    theirs = ChatSessionFactory(owner=stranger)
+    UserHold.objects.create(user=stranger, reason="Case 7", placed_by="command")
+    ChatSession.objects.filter(id=several[1].id).update(hold=True, hold_reason="Case 8")
+    sessions = listed(Criteria(held=True)).sessions
+    assert [(each.id, each.hold, each.hold_reason) for each in sessions] == [
+        (theirs.id, True, "Case 7"),
+        (several[1].id, True, "Case 8"),
+    ]
+    assert [each.hold for each in listed().sessions].count(False) == 6
+
+
+def test_what_is_on_its_way_out_is_gone_for_staff_too(session, several):
+    key = lanes.from_uuid(session.id, is_sqlite=connection.vendor == "sqlite")
+    lanes.perform(lambda db: removing.set_apart(db, key))
+    assert session.id not in found()
+    with pytest.raises(ThreadNotFound):
+        lanes.look_up(partial(review.find_session, session_id=session.id))
 
 
 def test_one_conversation_is_found_by_its_id(session, user):
