@@ -106,8 +106,7 @@ def percentile(values: list[float], part: float) -> float:
 def ours() -> int:
     from conversations import retention
 
-    plan = retention.plan_cleanup(now=NOW)
-    return retention.apply(plan.plan_id, now=NOW).sessions
+    return retention.cleanup(now=NOW).sessions
 
 
 @contextmanager

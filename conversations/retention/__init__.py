@@ -125,7 +125,7 @@ def cleanup(
     left = finish_cleanup(now=now, actor=actor, seconds=seconds)
     if left is not None and not left.finished:
         return left
-    plan = plan_cleanup(now=now, idle_for=idle_for, limit=limit, actor=actor)
+    plan = plan_cleanup(now=now, idle_for=idle_for, limit=limit, actor=actor, measures=False)
     return apply(plan.plan_id, now=now, actor=actor, seconds=seconds)
 
 

@@ -138,6 +138,14 @@ def test_what_is_held_or_busy_is_not_in_the_plan(user, stranger):
     assert remaining() == {held.id, busy.id, of_held.id}
 
 
+def test_a_plan_that_is_applied_at_once_reads_no_rows(user):
+    idle(user)
+    planned = plan(measures=False)
+    assert (planned.sessions, planned.messages, planned.bytes) == (1, 0, 0)
+    receipt = apply(planned)
+    assert (receipt.sessions, receipt.messages) == (1, 2)
+
+
 def test_a_dry_run_stores_no_plan(user):
     idle(user)
     planned = plan(stores=False)

@@ -64,6 +64,7 @@ class Command(console.ConsoleCommand):
                     idle_for=age,
                     limit=limit,
                     stores=not options["dry_run"],
+                    measures=only_plans,
                     told=lambda sessions: show(f"Looking: {sessions} sessions"),
                 )
             if only_plans:
