@@ -221,7 +221,8 @@ def test_all_of_ones_own_are_lines_and_nobody_elses(spoken, stranger, monkeypatc
 
 
 def test_one_that_is_deleted_meanwhile_is_left_out(user):
-    rows = [factories.ChatSessionFactory(owner=user) for _ in range(3)]
+    made = [factories.ChatSessionFactory(owner=user) for _ in range(3)]
+    rows = sorted(made, key=lambda row: row.id)
     pieces = exports.export_sessions(owner_id=user.pk, now=NOW)
     told = [next(pieces)]
     ChatSession.objects.filter(id=rows[1].id).delete()
