@@ -16,14 +16,16 @@ MAX_SESSION_ID_CHARS: Final = 200
 
 
 def new_id() -> uuid.UUID:
-    """A new UUID of version 7 (RFC 9562): milliseconds first, then 74 random bits.
+    """A new UUID of version 7 (RFC 9562): milliseconds and 4,096ths of one (its method 3), then 62
+    random bits.
 
     New rows land side by side in an index: random ones touch a page of their own each, which
-    doubles the cost of storing a message.
+    doubles the cost of storing a message. Those that one process makes are in order.
     """
-    random = int.from_bytes(os.urandom(10), "big")
-    number = (time.time_ns() // 1_000_000 & (1 << 48) - 1) << 80
-    number |= 0x7 << 76 | (random >> 68 & 0xFFF) << 64
+    milliseconds, rest = divmod(time.time_ns(), 1_000_000)
+    number = (milliseconds & (1 << 48) - 1) << 80
+    number |= 0x7 << 76 | (rest * 4_096 // 1_000_000) << 64
+    random = int.from_bytes(os.urandom(8), "big")
     return uuid.UUID(int=number | 0b10 << 62 | random & (1 << 62) - 1)
 
 
