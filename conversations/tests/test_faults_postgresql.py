@@ -287,7 +287,8 @@ async def test_a_turn_that_only_slept_through_an_outage_ends_as_if_nothing_had_b
     assert hearing.closing["status"] == "completed"
     assert hearing.closing["message_id"] is not None
     assert hearing.warnings == []
-    assert await transcript(visitor, other.port, thread_id) == [
+    # What was answered meanwhile without the store comes behind it, perhaps already.
+    assert (await transcript(visitor, other.port, thread_id))[:2] == [
         ("user", f"gate {tag} 1{tag}"),
         ("assistant", f"1{tag} before, after"),
     ]

@@ -110,7 +110,8 @@ class FollowedTurn:
         while True:
             view = await self._look(place)
             news = view.news
-            if not news and place == 0 and view.ending.status == "queued":
+            # With none ahead it is about to begin: what it tells is on its way.
+            if not news and place == 0 and view.ending.status == "queued" and view.ahead:
                 news = [(1, TurnQueued(self.id, view.ahead))]
             if news:
                 place, pause, silent = news[-1][0], FIRST_PAUSE_SECONDS, 0.0
