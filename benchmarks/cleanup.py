@@ -116,10 +116,10 @@ def giving_back() -> Iterator[list[float]]:
 
     spent: list[float] = []
 
-    def reclaim() -> Any:
+    def reclaim(**options: Any) -> Any:
         begun = time.perf_counter()
         try:
-            return plain()
+            return plain(**options)
         finally:
             spent.append(time.perf_counter() - begun)
 
