@@ -98,10 +98,8 @@ async def get_attachment(request: HttpRequest, attachment_id: str) -> StreamingH
     row, file = await attachments.open_attachment(
         owner_id=principal(request).user_id, attachment_id=_attachment_uuid(attachment_id)
     )
-    response = StreamingHttpResponse(_chunks(file), content_type=served_type(row.mime_type))
+    response = StreamingHttpResponse(Chunks(file), content_type=served_type(row.mime_type))
     disposition = content_disposition_header(not attachments.is_image(row), row.name)
-    # Also where nobody waits for its bytes.
-    response._resource_closers.append(file.close)  # type: ignore[attr-defined]
     response["Content-Disposition"] = disposition or "attachment"
     response["Content-Length"] = str(row.size)
     response["Content-Security-Policy"] = "sandbox; default-src 'none'"
@@ -110,10 +108,18 @@ async def get_attachment(request: HttpRequest, attachment_id: str) -> StreamingH
     return response
 
 
-async def _chunks(file: File[Any]) -> AsyncIterator[bytes]:
-    with file:
-        while chunk := await asyncio.to_thread(file.read, CHUNK_BYTES):
+class Chunks:
+    """A file's bytes, piece by piece; Django closes it with the response, also an unread one."""
+
+    def __init__(self, file: File[Any]) -> None:
+        self._file = file
+
+    async def __aiter__(self) -> AsyncIterator[bytes]:
+        while chunk := await asyncio.to_thread(self._file.read, CHUNK_BYTES):
             yield chunk
+
+    def close(self) -> None:
+        self._file.close()
 
 
 def _attachment_uuid(attachment_id: str) -> UUID:
