@@ -25,7 +25,7 @@ from conversations.thread_items import item_text, row_from_item
 
 if TYPE_CHECKING:
     from chatkit.agents import ThreadItemConverter
-    from chatkit.types import StructuredInputSubmission
+    from chatkit.types import StructuredInputSubmission, ThreadsCustomActionReq
 
     from conversations.chatkit_store import ConversationStore
 
@@ -37,6 +37,9 @@ class Server(Protocol):
 
     store: ConversationStore
     converter: ThreadItemConverter
+
+    async def check_action(self, request: ThreadsCustomActionReq, context: ChatKitContext) -> None:
+        """Refuse an action before it begins."""
 
     async def answered(
         self, item: StructuredInputItem, submission: StructuredInputSubmission

@@ -112,6 +112,8 @@ class ConversationServer(ChatKitServer[ChatKitContext]):
         Raises UnknownThread, UnknownItem, UnknownAction, Invalid, ThreadClosed.
         """
         thread = await self.store.load_thread(request.params.thread_id, context)
+        if not isinstance(thread.status, ActiveStatus):
+            raise ThreadClosed
         if request.params.item_id:
             item = await self.store.load_item(
                 request.params.thread_id, request.params.item_id, context
@@ -123,8 +125,6 @@ class ConversationServer(ChatKitServer[ChatKitContext]):
         name = "sync_action" if is_sync else "action"
         if getattr(type(self), name) is getattr(ours, name):
             raise UnknownAction
-        if not isinstance(thread.status, ActiveStatus):
-            raise ThreadClosed
 
     async def _process_streaming_impl(
         self, request: StreamingReq, context: ChatKitContext

@@ -85,7 +85,7 @@ async def prepare(
         case ThreadsRetryAfterItemReq():
             await _retry(server, request, context)
         case ThreadsCustomActionReq():
-            await _load_open_thread(server, request.params.thread_id, context)
+            await server.check_action(request, context)
 
 
 async def respond(context: ChatKitContext) -> AsyncIterator[ThreadStreamEvent]:

@@ -115,7 +115,7 @@ async def post_chatkit(request: HttpRequest) -> HttpResponseBase:
     if not who.is_verified and parsed.type != "threads.add_user_message":
         raise StoreError
     context = ChatKitContext(who.user_id, address=address_of(request))
-    if parsed.type in {"threads.custom_action", "threads.sync_custom_action"}:
+    if parsed.type == "threads.sync_custom_action":
         await server.check_action(parsed, context)
     if is_streaming_req(parsed):
         verify = None if who.is_verified else verifier(request)
