@@ -181,7 +181,7 @@ def tell_of_session(
 def verify(db: Database, *, head: str = "") -> Verified:
     """Follow the chain from its first row; with `head`, that hash must be in it."""
     columns = [f"CAST({name} AS TEXT)" if name in _TIMES else name for name in _COLUMNS]
-    number, previous, is_found = 0, _FIRST, not head
+    number, previous, is_found = 0, _FIRST, head in ("", _FIRST)
     guarded, at_once = _is_guarded(db), _AT_ONCE
     while True:
         rows = select(

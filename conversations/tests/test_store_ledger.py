@@ -49,6 +49,10 @@ def test_an_empty_ledger_is_whole():
     assert (found.is_whole, found.entries, found.head, found.guarded) == (True, 0, "0" * 64, True)
 
 
+def test_the_head_of_an_empty_ledger_is_found_again_when_there_are_entries(written):
+    assert verify(head="0" * 64).is_whole
+
+
 def test_rows_are_numbered_from_one_and_each_holds_the_hash_of_the_one_before(written):
     rows = LedgerEntry.objects.order_by("number")
     assert list(rows.values_list("number", flat=True)) == [1, 2, 3, 4, 5]

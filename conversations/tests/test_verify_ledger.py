@@ -61,3 +61,10 @@ def test_that_the_latest_are_missing_is_found_by_a_hash_that_was_noted():
     ]
     ended = call("verify_ledger", "--head", head)
     assert (ended.returncode, "later rows are missing" in ended.complaint) == (1, True)
+
+
+@pytest.mark.parametrize("wrong", ["abc", "0" * 63, "0" * 65, "0" * 63 + "z"])
+def test_a_hash_that_is_none_is_refused_and_raises_no_alarm(wrong):
+    ended = call("verify_ledger", "--head", wrong)
+    assert (ended.returncode, ended.printed) == (2, "")
+    assert ended.complaint == "--head: write all 64 digits of the hash that was printed."

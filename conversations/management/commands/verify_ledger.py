@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 from argparse import ArgumentParser
 from dataclasses import asdict
 from functools import partial
@@ -29,6 +30,11 @@ class Command(console.ConsoleCommand):
 
     def handle(self, *args: Any, **options: Any) -> None:
         head = options["head"].strip().lower()
+        if head and not re.fullmatch("[0-9a-f]{64}", head):
+            raise CommandError(
+                "--head: write all 64 digits of the hash that was printed.",
+                returncode=console.USAGE,
+            )
         found = lanes.look_up(partial(ledger.verify, head=head))
         lines = [f"entries: {found.entries}", f"head: {found.head}"]
         lines.append("whole" if found.is_whole else f"broken at {found.broken_at}: {found.why}")
