@@ -68,3 +68,5 @@ def test_a_hash_that_is_none_is_refused_and_raises_no_alarm(wrong):
     ended = call("verify_ledger", "--head", wrong)
     assert (ended.returncode, ended.printed) == (2, "")
     assert ended.complaint == "--head: write all 64 digits of the hash that was printed."
+    told = json.loads(call("verify_ledger", "--json", "--head", wrong).printed)
+    assert (told["error"]["code"], told["error"]["message"]) == ("invalid", ended.complaint)

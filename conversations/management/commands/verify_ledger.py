@@ -11,6 +11,7 @@ from typing import Any
 from django.core.management.base import CommandError
 
 from conversations import lanes
+from conversations.errors import Invalid
 from conversations.management import console
 from conversations.store import ledger
 
@@ -31,10 +32,7 @@ class Command(console.ConsoleCommand):
     def handle(self, *args: Any, **options: Any) -> None:
         head = options["head"].strip().lower()
         if head and not re.fullmatch("[0-9a-f]{64}", head):
-            raise CommandError(
-                "--head: write all 64 digits of the hash that was printed.",
-                returncode=console.USAGE,
-            )
+            raise Invalid("--head: write all 64 digits of the hash that was printed.")
         found = lanes.look_up(partial(ledger.verify, head=head))
         lines = [f"entries: {found.entries}", f"head: {found.head}"]
         lines.append("whole" if found.is_whole else f"broken at {found.broken_at}: {found.why}")
