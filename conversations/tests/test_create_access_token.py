@@ -10,6 +10,7 @@ import pytest
 from django.core.management import CommandError, call_command
 
 from conversations.models import AccessToken
+from conversations.tests.commands import call
 from conversations.tokens import read_claims
 
 
@@ -38,3 +39,10 @@ def test_days_out_of_bounds_are_refused(user: Any, days: str) -> None:
     with pytest.raises(CommandError, match="--days") as raised:
         call_command("create_access_token", user.username, "--days", days)
     assert raised.value.returncode == 2
+
+
+@pytest.mark.parametrize("wrong", [["nobody-here"], ["{}", "--days", "0"]], ids=["user", "days"])
+def test_a_failure_is_one_object_too_where_json_is_asked_for(user: Any, wrong: list[str]) -> None:
+    arguments = [part.format(user.username) for part in wrong]
+    ended = call("create_access_token", *arguments, "--json")
+    assert json.loads(ended.printed)["error"]["message"] == ended.complaint
