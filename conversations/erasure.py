@@ -148,14 +148,17 @@ def _end(
     milliseconds: int,
 ) -> Receipt | None:
     """The last transaction; None where there is something to erase again."""
+    users = get_user_model()._default_manager
+    # Of two that erase the same person at once, one ends after the other: one receipt.
+    users.select_for_update(no_key=True).filter(pk=user_id).first()
     erasing.refuse_held(db, user_id=user_id)
     if erasing.has_sessions(db, user_id=user_id):
         return None
     gone = erasing.erase_rest(db, user_id=user_id, now=now)
     gone += _erase_beside(db, user_id=user_id, scope=scope)
     if scope == "account":
-        gone["accounts"] = int(get_user_model()._default_manager.filter(pk=user_id).delete()[0] > 0)
-    erasing.note(db, user_id=user_id, counts=gone)
+        gone["accounts"] = int(users.filter(pk=user_id).delete()[0] > 0)
+    erasing.note(db, user_id=user_id, counts=+gone)
     number, counts = erasing.tell(
         db, user_id=user_id, actor=actor, policy=scope, milliseconds=milliseconds, now=now
     )

@@ -218,14 +218,13 @@ def verify(db: Database, *, head: str = "") -> Verified:
 def note(db: Database, *, action: str, actor: str, counts: Mapping[str, int]) -> None:
     """Add what this transaction removes to what `tell` will write: for a run of many of them."""
     key, lock = f"{action}:{actor}", "" if db.is_sqlite else " FOR UPDATE"
-    row = db.one(f"SELECT counts FROM {OPEN} WHERE id = %s{lock}", (key,))
-    if row is None:
+    # Again where another told it, and so took it away, after this one met it.
+    while (row := db.one(f"SELECT counts FROM {OPEN} WHERE id = %s{lock}", (key,))) is None:
         db.run(
             f"INSERT INTO {OPEN} (id, action, actor, counts) VALUES (%s, %s, %s, '{{}}')"
             " ON CONFLICT DO NOTHING",
             (key, action, actor),
         )
-        row = db.one(f"SELECT counts FROM {OPEN} WHERE id = %s{lock}", (key,))
     total = Counter(json.loads(row[0]))
     total.update(counts)
     db.run(f"UPDATE {OPEN} SET counts = %s WHERE id = %s", (_json(total), key))
