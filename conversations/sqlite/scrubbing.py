@@ -161,6 +161,8 @@ def scrub(
         try:
             if in_wal and _size(f"{name}-wal") > 0:
                 return False  # somebody was faster
+            if read_layout(descriptor) != layout:
+                return False  # somebody has divided the file anew, by a VACUUM
             cleared += clear(descriptor, layout, waiting)
             # Others drop the pages they have in memory: they are not to write them once more.
             (version,) = raw.execute("PRAGMA user_version").fetchone()

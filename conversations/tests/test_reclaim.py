@@ -223,6 +223,32 @@ def test_a_file_that_is_at_the_place_of_another_is_not_touched(path, raw):
     assert reclaimed.scrubbed_pages is None
 
 
+def test_a_file_that_was_divided_anew_meanwhile_is_left_to_the_next_run(path, raw, monkeypatch):
+    monkeypatch.setattr(scrubbing, "PAGES_AT_ONCE", 1)
+    raw.execute("PRAGMA auto_vacuum=NONE")
+    raw.execute("VACUUM")
+    fill(raw, 3 * ROWS)
+    kept = raw.execute("SELECT * FROM row ORDER BY id").fetchall()
+
+    def divide(descriptor: int, layout: Layout) -> Iterator[int]:
+        assert not layout.has_pointer_map
+        raw.execute("PRAGMA auto_vacuum=INCREMENTAL")
+        raw.execute("VACUUM")
+        raw.execute("DELETE FROM row WHERE whose = 'A'")
+        raw.execute("PRAGMA wal_checkpoint(TRUNCATE)").fetchall()
+        yield from range(1, path.stat().st_size // layout.page_size + 1)
+
+    with monkeypatch.context() as meanwhile:
+        meanwhile.setattr(scrubbing, "find_remnants", divide)
+        assert not give_back(path).is_clean
+    assert raw.execute("PRAGMA integrity_check").fetchall() == [("ok",)]
+    assert raw.execute("SELECT * FROM row ORDER BY id").fetchall() == [
+        row for row in kept if row[1] == "B"
+    ]
+    assert give_back(path).is_clean
+    assert found(path)[0] == 0
+
+
 def test_a_file_without_auto_vacuum_keeps_its_size(tmp_path):
     path = tmp_path / "x.db"
     with closing(connect(path)) as raw:
