@@ -70,6 +70,21 @@ def give_back(path: Path, *, max_pages: int = 10**6, seconds: float = 60) -> Rec
         )
 
 
+def plant(path: Path) -> int:
+    """Words of A where nothing should be, in all pages that have room; in how many."""
+    content = bytearray(path.read_bytes())
+    layout = Layout(page_size=4096, usable=4096, has_pointer_map=True)
+    dirty = 0
+    for number in range(2, len(content) // 4096 + 1):
+        at = (number - 1) * 4096
+        gap = layout.gap_of(number, bytes(content[at : at + 4096]))
+        if gap and gap[1] - gap[0] > 20:
+            content[at + gap[1] - 7 : at + gap[1]] = b"canaryA"
+            dirty += 1
+    path.write_bytes(content)
+    return dirty
+
+
 @pytest.fixture(params=["wal", "delete"])
 def path(request: Any, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
     monkeypatch.setattr(sqlite, "journal_mode", lambda: request.param)
@@ -109,16 +124,7 @@ def test_what_is_left_where_rows_have_moved_is_cleared(path, raw):
     delete(raw, "A")
     give_back(path)
     raw.close()
-    content = bytearray(path.read_bytes())
-    layout = Layout(page_size=4096, usable=4096, has_pointer_map=True)
-    dirty = 0
-    for number in range(2, len(content) // 4096 + 1):
-        at = (number - 1) * 4096
-        gap = layout.gap_of(number, bytes(content[at : at + 4096]))
-        if gap and gap[1] - gap[0] > 20:
-            content[at + gap[1] - 7 : at + gap[1]] = b"canaryA"
-            dirty += 1
-    path.write_bytes(content)
+    dirty = plant(path)
     reclaimed = give_back(path)
     assert (reclaimed.scrubbed_pages, found(path)[0]) == (dirty, 0)
     assert dirty > 10
