@@ -11,7 +11,7 @@ import sys
 import time
 from argparse import ArgumentParser
 from collections.abc import Callable, Iterator, Mapping
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from functools import partial
 from typing import Any, Final
 
@@ -22,7 +22,7 @@ from django.utils import timezone
 
 from conversations import lanes
 from conversations.errors import ConversationsError, Invalid, NotFound, ThreadNotFound
-from conversations.ids import parse_uuid, stored_session_id
+from conversations.ids import is_storable, parse_uuid, stored_session_id
 from conversations.store.statistics import SessionStatistics, find_statistics
 
 FAILED: Final = 1
@@ -152,10 +152,10 @@ def add_dry_run(parser: ArgumentParser) -> None:
 def find_user(name: str) -> Any:
     """The user of that name. Raises UserNotFound, StoreError."""
     model = get_user_model()
-    try:
-        return lanes.look_up(lambda db: model._default_manager.get_by_natural_key(name))
-    except model.DoesNotExist:
-        raise UserNotFound(f"There is no user named {name!r}.") from None
+    if is_storable(name):
+        with suppress(model.DoesNotExist):
+            return lanes.look_up(lambda db: model._default_manager.get_by_natural_key(name))
+    raise UserNotFound(f"There is no user named {name!r}.")
 
 
 def find_session(name: str) -> SessionStatistics:

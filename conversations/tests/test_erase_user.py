@@ -93,6 +93,13 @@ def test_where_it_cannot_be_exported_nothing_is_erased(spoken, tmp_path):
     assert spoken.messages.count() == 2
 
 
+def test_an_export_without_a_name_is_refused_and_nothing_is_erased(spoken):
+    ended = call("erase_user", spoken.owner.username, "--no-input", "--export", "")
+    assert (ended.returncode, ended.printed) == (1, "")
+    assert exists(spoken)
+    assert spoken.messages.count() == 2
+
+
 @pytest.mark.parametrize("option", ["--no-input", "--dry-run"])
 @pytest.mark.parametrize("whole", [True, False], ids=["person", "conversation"])
 def test_on_hold_is_refused_and_named(spoken, option, whole):
@@ -125,9 +132,12 @@ def test_without_a_terminal_it_is_refused(spoken):
     assert exists(spoken)
 
 
-def test_nobody_of_that_name_is_said(user):
-    ended = call("erase_user", "nobody", "--no-input", "--json")
-    assert (ended.returncode, ended.complaint) == (1, "There is no user named 'nobody'.")
+@pytest.mark.parametrize(
+    "name", ["nobody", "", "\udcff", "\0"], ids=["none", "empty", "half", "nul"]
+)
+def test_nobody_of_that_name_is_said(user, name):
+    ended = call("erase_user", name, "--no-input", "--json")
+    assert (ended.returncode, ended.complaint) == (1, f"There is no user named {name!r}.")
     assert json.loads(ended.printed)["error"]["code"] == "not_found"
 
 

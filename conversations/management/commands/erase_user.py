@@ -48,7 +48,7 @@ class Command(console.ConsoleCommand):
                 "for good."
             )
         exported = None
-        if options["export"]:
+        if options["export"] is not None:  # also an empty name, which is refused
             files.write_new(options["export"], exports.export_sessions(owner_id=user.pk, now=now))
             exported = options["export"]
         with self.progress("Erasing") as show:
