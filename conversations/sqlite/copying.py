@@ -16,6 +16,8 @@ def copy_to(raw: Any, path: Path) -> int:
     Nobody waits for it; the log grows as long as it takes. It holds nothing that was deleted.
     Raises FileExistsError, OSError, and the driver's errors: then there is no file.
     """
+    if path.exists():  # also where it names no file
+        raise FileExistsError
     draft = path.with_name(f".{path.name}.{os.urandom(4).hex()}")
     descriptor = os.open(draft, os.O_CREAT | os.O_EXCL | os.O_RDWR, FILE_MODE)
     try:

@@ -82,7 +82,13 @@ def test_whoever_writes_meanwhile_goes_on(session, tmp_path):
 @on_sqlite
 @pytest.mark.parametrize(
     ("name", "complaint"),
-    [("there", "is there already; name a new file."), ("no/folder", "cannot be written: No such")],
+    [
+        ("there", "is there already; name a new file."),
+        (".", "is there already; name a new file."),
+        ("no/folder", "cannot be written: No such"),
+        ("half\udcff", "cannot be written: name it in UTF-8"),
+    ],
+    ids=["file", "folder", "no-folder", "no-utf-8"],
 )
 def test_what_cannot_be_written_is_said(session, tmp_path, name, complaint):
     (tmp_path / "there").write_text("kept")
@@ -91,6 +97,13 @@ def test_what_cannot_be_written_is_said(session, tmp_path, name, complaint):
     assert complaint in ended.complaint
     assert (tmp_path / "there").read_text() == "kept"
     assert len(list(tmp_path.iterdir())) == 1
+
+
+@on_sqlite
+def test_no_name_is_none(session):
+    ended = call("backup_database", "")
+    assert (ended.returncode, ended.printed) == (1, "")
+    assert "name a new file" in ended.complaint
 
 
 @on_sqlite

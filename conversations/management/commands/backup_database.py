@@ -35,6 +35,8 @@ class Command(console.ConsoleCommand):
                 size = copy_to(connection.connection, Path(name))
         except FileExistsError:
             raise CannotWrite(f"{name} is there already; name a new file.") from None
+        except UnicodeEncodeError:
+            raise CannotWrite(f"{name} cannot be written: name it in UTF-8 for SQLite.") from None
         except OSError as error:
             raise CannotWrite(f"{name} cannot be written: {error.strerror}.") from error
         except (DatabaseError, sqlite.driver().Error) as error:
