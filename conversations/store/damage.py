@@ -6,7 +6,7 @@ has times that no calendar of Python's knows, with the same effect.
 
 from __future__ import annotations
 
-from collections.abc import Callable, Collection, Sequence
+from collections.abc import Callable, Collection, Mapping, Sequence
 from datetime import UTC, datetime
 from typing import Any, Final, TypeVar
 from uuid import UUID
@@ -14,14 +14,18 @@ from uuid import UUID
 from django.db import DataError
 
 from conversations.lanes import Database, to_moment, to_uuid
+from conversations.models import ChatTurn
 
 T = TypeVar("T")
+Columns = Mapping[str, Callable[[Any], Any]]
+"""What is selected, in order, and the function below that takes the value of each."""
 
 FIRST_YEAR: Final = 1970
 LAST_YEAR: Final = 8999
 """Times beyond these years are taken for damage: a retention added to them must be a time too."""
 LONG_AGO: Final = datetime(FIRST_YEAR, 1, 1, tzinfo=UTC)
 """What stands for a time that is not known."""
+_TURN_STATUSES: Final = frozenset(ChatTurn.Status.values)
 _TIMES: Final = f"BETWEEN '{FIRST_YEAR}-01-01' AND '{LAST_YEAR}-12-31'"
 
 
@@ -31,7 +35,7 @@ def is_text_damage(error: Exception) -> bool:
 
 
 def select(
-    db: Database, columns: Sequence[str], rest: str, params: Sequence[Any] = ()
+    db: Database, columns: Collection[str], rest: str, params: Sequence[Any] = ()
 ) -> list[Any]:
     """`SELECT columns rest`; where a value cannot be read, with all values as the text they are.
 
@@ -63,11 +67,26 @@ def first_readable(
         asked *= 2
 
 
+def values_of(row: Sequence[Any], columns: Columns) -> list[Any]:
+    """What a row of these columns holds, as far as it can be read."""
+    return [read(value) for read, value in zip(columns.values(), row, strict=True)]
+
+
+def as_stored(value: Any) -> Any:
+    """The value itself: a key or a number that only the engine is asked for again."""
+    return value
+
+
 def text_of(value: Any) -> str:
     """The text, with U+FFFD where it is none."""
     if isinstance(value, str):
         return value
     return value.decode(errors="replace") if isinstance(value, bytes) else ""
+
+
+def maybe_text_of(value: Any) -> str | None:
+    """The text, or None where the column is empty."""
+    return None if value is None else text_of(value)
 
 
 def word_of(value: Any, words: Collection[str], *, otherwise: str) -> str:
@@ -76,12 +95,23 @@ def word_of(value: Any, words: Collection[str], *, otherwise: str) -> str:
     return word if word in words else otherwise
 
 
+def turn_status_of(value: Any) -> str:
+    """The status of a turn; where it is none, the turn was interrupted."""
+    return word_of(value, _TURN_STATUSES, otherwise="interrupted")
+
+
 def count_of(value: Any) -> int:
     """The number; 0 where it is none."""
     try:
         return max(0, int(value))
     except (ValueError, TypeError, OverflowError):
         return 0
+
+
+def position_of(value: Any) -> int | None:
+    """The whole number; None where it is none."""
+    is_number = type(value) is int or text_of(value).lstrip("-").isdecimal()
+    return int(value) if is_number else None
 
 
 def flag_of(value: Any) -> bool:

@@ -14,16 +14,21 @@ from uuid import UUID
 from conversations.errors import ThreadNotFound
 from conversations.items import decode_item
 from conversations.lanes import Database, from_uuid
-from conversations.models import ChatSession, ChatTurn
+from conversations.models import ChatSession
 from conversations.store.attachments import ATTACHMENT
 from conversations.store.damage import (
     LONG_AGO,
+    Columns,
+    as_stored,
     count_of,
     flag_of,
+    maybe_text_of,
     moment_of,
     select,
     text_of,
+    turn_status_of,
     uuid_of,
+    values_of,
     word_of,
 )
 from conversations.store.log import FEEDBACK, MESSAGE, SESSION, TURN
@@ -34,6 +39,39 @@ PAGE: Final = 100
 IDS_AT_ONCE: Final = 500
 CHARS_AT_ONCE: Final = 262_144
 """A page of long entries is shorter: it ends where it comes to hold so much text."""
+_ENTRY: Final[Columns] = {
+    "id": uuid_of,
+    "turn_id": uuid_of,
+    "kind": text_of,
+    "role": text_of,
+    "text": text_of,
+    "shown": flag_of,
+    "incomplete": flag_of,
+    "thread_item": maybe_text_of,
+    "created_at": moment_of,
+}
+_TURN: Final[Columns] = {
+    "number": as_stored,
+    "id": uuid_of,
+    "status": turn_status_of,
+    "CASE WHEN status = 'queued' THEN input ELSE '' END": text_of,
+    "model": text_of,
+    "input_tokens": count_of,
+    "output_tokens": count_of,
+    "error_code": text_of,
+    "warning": text_of,
+    "queued_at": moment_of,
+    "started_at": moment_of,
+    "finished_at": moment_of,
+}
+_FILE: Final[Columns] = {
+    "id": uuid_of,
+    "message_id": uuid_of,
+    "name": text_of,
+    "mime_type": text_of,
+    "size": count_of,
+    "created_at": moment_of,
+}
 
 
 @dataclass(frozen=True, slots=True)
@@ -167,39 +205,14 @@ def read_entries(db: Database, *, head: Head, after: Any = None) -> tuple[list[E
         last, total = position, total + count_of(size)
         if total > CHARS_AT_ONCE:
             break
-    columns = (
-        "id",
-        "turn_id",
-        "kind",
-        "role",
-        "text",
-        "shown",
-        "incomplete",
-        "thread_item",
-        "created_at",
-    )
     rows = select(
         db,
-        columns,
+        _ENTRY,
         f"FROM {MESSAGE} WHERE {where} AND position <= %s ORDER BY position",
         (*params, last),
     )
     judged = _judgements(db, keys=[row[0] for row in rows], user=head.owner)
-    entries = [
-        Entry(
-            uuid_of(row[0]),
-            uuid_of(row[1]),
-            text_of(row[2]),
-            text_of(row[3]),
-            text_of(row[4]),
-            flag_of(row[5]),
-            flag_of(row[6]),
-            None if row[7] is None else text_of(row[7]),
-            moment_of(row[8]),
-            judged.get(uuid_of(row[0])),
-        )
-        for row in rows
-    ]
+    entries = [Entry(*[*values_of(row, _ENTRY), judged.get(uuid_of(row[0]))]) for row in rows]
     return entries, last
 
 
@@ -208,38 +221,8 @@ def read_turns(db: Database, *, key: Any, after: Any = None) -> list[Turn]:
     where, params = "session_id = %s", [key]
     if after is not None:
         where, params = f"{where} AND number > %s", [key, after]
-    columns = (
-        "number",
-        "id",
-        "status",
-        "CASE WHEN status = 'queued' THEN input ELSE '' END",
-        "model",
-        "input_tokens",
-        "output_tokens",
-        "error_code",
-        "warning",
-        "queued_at",
-        "started_at",
-        "finished_at",
-    )
-    rows = select(
-        db, columns, f"FROM {TURN} WHERE {where} ORDER BY number LIMIT %s", (*params, PAGE)
-    )
-    return [
-        Turn(
-            row[0],
-            uuid_of(row[1]),
-            word_of(row[2], ChatTurn.Status.values, otherwise="interrupted"),
-            text_of(row[3]),
-            text_of(row[4]),
-            count_of(row[5]),
-            count_of(row[6]),
-            text_of(row[7]),
-            text_of(row[8]),
-            *map(moment_of, row[9:]),
-        )
-        for row in rows
-    ]
+    rows = select(db, _TURN, f"FROM {TURN} WHERE {where} ORDER BY number LIMIT %s", (*params, PAGE))
+    return [Turn(*values_of(row, _TURN)) for row in rows]
 
 
 def read_files(db: Database, *, key: Any, after: Any = None) -> list[File]:
@@ -247,22 +230,9 @@ def read_files(db: Database, *, key: Any, after: Any = None) -> list[File]:
     where, params = "session_id = %s AND status IN ('pending', 'ready')", [key]
     if after is not None:
         where, params = f"{where} AND id > %s", [key, after]
-    columns = ("id", "message_id", "name", "mime_type", "size", "created_at")
-    rows = select(
-        db, columns, f"FROM {ATTACHMENT} WHERE {where} ORDER BY id LIMIT %s", (*params, PAGE)
-    )
-    return [
-        File(
-            row[0],
-            uuid_of(row[0]),
-            uuid_of(row[1]),
-            text_of(row[2]),
-            text_of(row[3]),
-            count_of(row[4]),
-            moment_of(row[5]),
-        )
-        for row in rows
-    ]
+    rest = f"FROM {ATTACHMENT} WHERE {where} ORDER BY id LIMIT %s"
+    rows = select(db, _FILE, rest, (*params, PAGE))
+    return [File(row[0], *values_of(row, _FILE)) for row in rows]
 
 
 def _judgements(db: Database, *, keys: list[Any], user: Any) -> dict[Any, tuple[str, str]]:

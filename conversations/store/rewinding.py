@@ -22,7 +22,7 @@ from conversations.lanes import Database, from_moment, from_uuid
 from conversations.store import ledger
 from conversations.store.attachments import take_of_messages
 from conversations.store.closing import interrupt_all, lock_session
-from conversations.store.damage import count_of, select, text_of, uuid_of
+from conversations.store.damage import count_of, maybe_text_of, select, text_of, uuid_of
 from conversations.store.holds import refuse_held
 from conversations.store.inputs import TurnInput, decode_input
 from conversations.store.log import EVENTS, MESSAGE, REMEMBERED, SESSION, TURN, delete_messages
@@ -212,9 +212,9 @@ def _find_question(db: Database, session_key: Any, turn_id: UUID) -> _Question:
         said = None
     return _Question(
         count_of(number),
-        None if said is None else text_of(said),
+        maybe_text_of(said),
         message_id,
-        thread_item=None if thread_item is None else text_of(thread_item),
+        thread_item=maybe_text_of(thread_item),
         agent_item=agent_item,
         waiting=given if is_queued else None,
         running=None if is_queued else given,

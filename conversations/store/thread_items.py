@@ -20,6 +20,7 @@ from conversations.store.closing import append_rows
 from conversations.store.damage import (
     first_readable,
     flag_of,
+    maybe_text_of,
     moment_of,
     select,
     text_of,
@@ -228,7 +229,7 @@ def _item(row: Any, session_id: UUID, *, otherwise: datetime) -> ItemRow | None:
         text_of(row[2]),
         text_of(row[3]),
         flag_of(row[4]),
-        None if row[5] is None else text_of(row[5]),
+        maybe_text_of(row[5]),
         moment_of(row[6]) or otherwise,
     )
 

@@ -13,7 +13,7 @@ from uuid import UUID
 
 from conversations.errors import ThreadNotFound, TurnNotFound
 from conversations.lanes import Database, from_moment, from_uuid
-from conversations.models import ChatSession, ChatTurn
+from conversations.models import ChatSession
 from conversations.store.damage import (
     LONG_AGO,
     count_of,
@@ -23,6 +23,7 @@ from conversations.store.damage import (
     moment_of,
     select,
     text_of,
+    turn_status_of,
     uuid_of,
     word_of,
 )
@@ -40,7 +41,6 @@ _THREAD: Final = (
 )
 _MESSAGE: Final = ("id", "turn_id", "role", "text", "incomplete", "created_at")
 _STATUSES: Final = frozenset(ChatSession.Status.values)
-_TURN_STATUSES: Final = frozenset(ChatTurn.Status.values)
 _SPEAKERS: Final = {"user", "assistant"}
 _UNKNOWN: Final = datetime.max.replace(tzinfo=UTC)
 
@@ -225,7 +225,7 @@ def find_turn(db: Database, *, session_id: UUID, owner_id: Any, turn_id: UUID) -
     queued_at, started_at, first_token_at, finished_at = map(moment_of, rows[0][10:])
     return TurnRow(
         id=turn_id,
-        status=word_of(status, _TURN_STATUSES, otherwise="interrupted"),
+        status=turn_status_of(status),
         ahead=count_of(ahead),
         model=text_of(model),
         requests=count_of(requests),

@@ -7,22 +7,26 @@ columns should not are shown as far as they can be read.
 from __future__ import annotations
 
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from datetime import datetime
 from typing import Any, Final
 from uuid import UUID
 
 from conversations.errors import ItemNotFound
 from conversations.lanes import Database, from_uuid
-from conversations.models import Attachment, ChatTurn
+from conversations.models import Attachment
 from conversations.store.damage import (
+    Columns,
     count_of,
     flag_of,
+    maybe_text_of,
     moment_of,
+    position_of,
     select,
     text_of,
+    turn_status_of,
     uuid_of,
-    word_of,
+    values_of,
 )
 from conversations.store.log import FEEDBACK, MESSAGE, REMEMBERED, TURN
 
@@ -35,20 +39,44 @@ _MOST_REMEMBERED: Final = 2_000
 _MOST_ODD: Final = 20
 _ODD: Final = "typeof(position) <> 'integer'"
 _ATTACHMENT: Final = Attachment._meta.db_table
-_STATUSES: Final = frozenset(ChatTurn.Status.values)
-ENTRY: Final = (
-    *("id", "position", "turn_id", "kind", "role", "call_id"),
-    *(f"SUBSTR(text, 1, {TEXT_CHARS})", "LENGTH(text)", "shown", "incomplete"),
-    *(f"SUBSTR(agent_item, 1, {ITEM_CHARS})", "LENGTH(agent_item)"),
-    *(f"SUBSTR(thread_item, 1, {ITEM_CHARS})", "LENGTH(thread_item)"),
-    *("quarantined_at", "quarantine_reason", "forgotten_at", "created_at"),
-)
-_TURN: Final = (
-    *("id", "number", "status", "model", "requests", "input_tokens", "output_tokens"),
-    *("error_code", "warning", "user_message_id", "stop_requested_at"),
-    *("queued_at", "started_at", "first_token_at", "finished_at"),
-    f"SUBSTR(input, 1, {TEXT_CHARS})",
-)
+ENTRY: Final[Columns] = {
+    "id": uuid_of,
+    "position": position_of,
+    "turn_id": uuid_of,
+    "kind": text_of,
+    "role": text_of,
+    "call_id": text_of,
+    f"SUBSTR(text, 1, {TEXT_CHARS})": text_of,
+    "LENGTH(text)": count_of,
+    "shown": flag_of,
+    "incomplete": flag_of,
+    f"SUBSTR(agent_item, 1, {ITEM_CHARS})": maybe_text_of,
+    "LENGTH(agent_item)": count_of,
+    f"SUBSTR(thread_item, 1, {ITEM_CHARS})": maybe_text_of,
+    "LENGTH(thread_item)": count_of,
+    "quarantined_at": moment_of,
+    "quarantine_reason": text_of,
+    "forgotten_at": moment_of,
+    "created_at": moment_of,
+}
+_TURN: Final[Columns] = {
+    "id": uuid_of,
+    "number": count_of,
+    "status": turn_status_of,
+    "model": text_of,
+    "requests": count_of,
+    "input_tokens": count_of,
+    "output_tokens": count_of,
+    "error_code": text_of,
+    "warning": text_of,
+    "user_message_id": uuid_of,
+    "stop_requested_at": moment_of,
+    "queued_at": moment_of,
+    "started_at": moment_of,
+    "first_token_at": moment_of,
+    "finished_at": moment_of,
+    f"SUBSTR(input, 1, {TEXT_CHARS})": text_of,
+}
 
 
 @dataclass(frozen=True, slots=True)
@@ -286,55 +314,14 @@ def read_files(
 
 def entry_of(row: Any) -> Entry:
     """An entry from the columns of `ENTRY`, whatever is in them."""
-    is_placed = type(row[1]) is int or (text_of(row[1]).lstrip("-").isdecimal())
-    return Entry(
-        uuid_of(row[0]),
-        int(row[1]) if is_placed else None,
-        uuid_of(row[2]),
-        text_of(row[3]),
-        text_of(row[4]),
-        text_of(row[5]),
-        text_of(row[6]),
-        count_of(row[7]),
-        flag_of(row[8]),
-        flag_of(row[9]),
-        None if row[10] is None else text_of(row[10]),
-        count_of(row[11]),
-        None if row[12] is None else text_of(row[12]),
-        count_of(row[13]),
-        moment_of(row[14]),
-        text_of(row[15]),
-        moment_of(row[16]),
-        moment_of(row[17]),
-    )
+    return Entry(*values_of(row, ENTRY))
 
 
 def _turn_of(row: Any) -> ReviewedTurn | None:
-    turn_id = uuid_of(row[0])
-    if turn_id is None:
-        return None
-    requests, input_tokens, output_tokens = map(count_of, row[4:7])
-    stop_requested_at, queued_at, started_at, first_token_at, finished_at = map(
-        moment_of, row[10:15]
-    )
-    return ReviewedTurn(
-        turn_id,
-        count_of(row[1]),
-        word_of(row[2], _STATUSES, otherwise="interrupted"),
-        text_of(row[3]),
-        requests,
-        input_tokens,
-        output_tokens,
-        text_of(row[7]),
-        text_of(row[8]),
-        uuid_of(row[9]),
-        stop_requested_at,
-        queued_at,
-        started_at,
-        first_token_at,
-        finished_at,
-        text_of(row[15]) if text_of(row[2]) == "queued" else "",
-    )
+    turn = ReviewedTurn(*values_of(row, _TURN))
+    if turn.status != "queued":
+        turn = replace(turn, waiting="")
+    return turn if uuid_of(row[0]) else None
 
 
 def _keys(db: Database, ids: Sequence[UUID]) -> tuple[list[Any], str]:
