@@ -1,14 +1,14 @@
 """Markdown that somebody else wrote, as HTML that does nothing but show it.
 
-Not a sanitiser: nothing of the text is ever passed on as HTML. The parser's tokens are walked, and
-only what is named here is written, with attributes of our own. Images are named, not loaded; links
-lead to http, https and mailto only, and say where. Nothing of the text is hidden by its marks.
+The parser reads no HTML, its renderer writes what it read, and nh3 lets through only what is named
+here. Images are named, not loaded; links lead to http, https and mailto only, and say where.
+Nothing of the text is hidden by its marks.
 """
 
 from __future__ import annotations
 
 import re
-from collections.abc import Iterator, Sequence
+from collections.abc import Sequence
 from functools import cache
 from html import escape
 from typing import Any, Final
@@ -17,29 +17,12 @@ from urllib.parse import urlsplit
 from conversations.ids import storable
 
 SCHEMES: Final = frozenset({"http", "https", "mailto"})
-_TAGS: Final = {
-    "paragraph": "p",
-    "bullet_list": "ul",
-    "ordered_list": "ol",
-    "list_item": "li",
-    "blockquote": "blockquote",
-    "strong": "strong",
-    "em": "em",
-    "s": "s",
-    "table": "table",
-    "thead": "thead",
-    "tbody": "tbody",
-    "tr": "tr",
-    "th": "th",
-    "td": "td",
-}
-_SIMPLE: Final = {
-    "heading_open": '<p class="heading"><strong>',  # the page's own headings stay in order
-    "heading_close": "</strong></p>",
-    "softbreak": "<br>",
-    "hardbreak": "<br>",
-    "hr": "<hr>",
-}
+_TEXT_TAGS: Final = ("a", "br", "code", "em", "hr", "p", "pre", "s", "span", "strong")
+_BLOCK_TAGS: Final = ("blockquote", "li", "ol", "ul")
+_TABLE_TAGS: Final = ("table", "tbody", "td", "th", "thead", "tr")
+_TAGS: Final = frozenset({*_TEXT_TAGS, *_BLOCK_TAGS, *_TABLE_TAGS})
+_ATTRIBUTES: Final = {"a": {"href"}, "p": {"class"}, "span": {"class"}}
+_SET_ATTRIBUTES: Final = {"pre": {"tabindex": "0"}}  # what scrolls can be reached by keys
 # Without any of this, Markdown is paragraphs and lines.
 _IS_MARKED: Final = re.compile(
     r"[\\`*_\[\]<>#|~&]|^[ \t]*(?:[-+=]|\d+[.)])|^(?: {4}| *\t)|[ ]{2}$", re.MULTILINE
@@ -60,10 +43,11 @@ def to_html(text: str) -> str:
     if not _IS_MARKED.search(text):
         return plain_to_html(text)
     cells = text.count("\n") * max(line.count("|") for line in text.split("\n"))
-    tokens = _parser(with_tables=cells <= _MOST_CELLS).parse(text)
+    parser = _parser(with_tables=cells <= _MOST_CELLS)
+    tokens = parser.parse(text)
     if any(token.level >= _MOST_LEVELS - 1 for token in tokens):
         return plain_to_html(text)
-    return "".join(_blocks(tokens))
+    return _cleaned(parser.renderer.render(tokens, parser.options, {}))
 
 
 def plain_to_html(text: str) -> str:
@@ -78,44 +62,81 @@ def _parser(*, with_tables: bool) -> Any:
 
     parser = MarkdownIt("commonmark", {"html": False, "maxNesting": _MOST_LEVELS})
     parser.enable(["table", "strikethrough"] if with_tables else ["strikethrough"])
-    return parser.disable("reference")  # a definition is read and not shown
+    parser.disable("reference")  # a definition is read and not shown
+    for token_type, rule in _RULES.items():
+        parser.add_render_rule(token_type, rule)
+    return parser
 
 
-def _blocks(tokens: Sequence[Any]) -> Iterator[str]:
-    """The HTML of tokens; those of no known kind are shown as the text they hold."""
-    links: list[tuple[str, str]] = []  # those that are open: where they lead ("": nowhere), title
-    for token in tokens:
-        kind, _, end = token.type.rpartition("_")
-        tag = _TAGS.get(kind)
-        if tag and end in {"open", "close"}:
-            if not token.hidden:
-                yield f"</{tag}>" if end == "close" else f"<{tag}>"
-            continue
-        if token.type in _SIMPLE:
-            yield _SIMPLE[token.type]
-            continue
-        match token.type:
-            case "inline":
-                yield from _blocks(token.children or ())
-            case "code_inline":
-                yield f"<code>{escape(token.content)}</code>"
-            case "fence" | "code_block":
-                yield _beside([token.info.strip()])
-                yield f'<pre tabindex="0"><code>{escape(token.content)}</code></pre>'
-            case "link_open":
-                target = _target(str(token.attrGet("href") or ""))
-                links.append((target, str(token.attrGet("title") or "")))
-                if target:
-                    yield f'<a href="{escape(target)}" rel="noopener noreferrer nofollow">'
-            case "link_close":
-                target, title = links.pop() if links else ("", "")
-                yield "</a>" if target else ""
-                yield _beside([_place(target), title])
-            case "image":
-                named = (str(token.attrGet(name) or "") for name in ("src", "title"))
-                yield _beside(["image", token.content, *named])
-            case _:
-                yield escape(token.content)
+def _cleaned(html: str) -> str:
+    """The HTML without what is not named above; the text of what is left out stays."""
+    import nh3  # noqa: PLC0415 - only staff need it
+
+    return nh3.clean(
+        html,
+        tags=set(_TAGS),
+        clean_content_tags=set(),
+        attributes=_ATTRIBUTES,
+        set_tag_attribute_values=_SET_ATTRIBUTES,
+        url_schemes=set(SCHEMES),
+        url_relative="deny",
+        link_rel="noopener noreferrer nofollow",
+    ).strip("\n")
+
+
+def _heading_open(*_: Any) -> str:
+    return '<p class="heading"><strong>'  # the page's own headings stay in order
+
+
+def _heading_close(*_: Any) -> str:
+    return "</strong></p>"
+
+
+def _break(*_: Any) -> str:
+    return "<br>"
+
+
+def _code(_renderer: Any, tokens: Sequence[Any], index: int, *_: Any) -> str:
+    token = tokens[index]
+    return f"{_beside([token.info.strip()])}<pre><code>{escape(token.content)}</code></pre>"
+
+
+def _link_open(
+    _renderer: Any, tokens: Sequence[Any], index: int, _options: Any, env: dict[str, Any]
+) -> str:
+    token = tokens[index]
+    target = _target(str(token.attrGet("href") or ""))
+    opening = f'<a href="{escape(target)}">'
+    is_link = " href=" in _cleaned(f"{opening}</a>")  # else it would be a link that leads nowhere
+    beside = _beside([_place(target), str(token.attrGet("title") or "")])
+    env.setdefault("ends", []).append(f"{'</a>' if is_link else ''}{beside}")
+    return opening if is_link else ""
+
+
+def _link_close(
+    _renderer: Any, _tokens: Any, _index: int, _options: Any, env: dict[str, Any]
+) -> str:
+    return str(env["ends"].pop())
+
+
+def _image(_renderer: Any, tokens: Sequence[Any], index: int, *_: Any) -> str:
+    token = tokens[index]
+    named = (str(token.attrGet(name) or "") for name in ("src", "title"))
+    return _beside(["image", token.content, *named])
+
+
+# What the renderer writes otherwise than we want it: all else is its own.
+_RULES: Final = {
+    "heading_open": _heading_open,
+    "heading_close": _heading_close,
+    "softbreak": _break,
+    "hardbreak": _break,
+    "fence": _code,
+    "code_block": _code,
+    "link_open": _link_open,
+    "link_close": _link_close,
+    "image": _image,
+}
 
 
 def _beside(words: Sequence[str]) -> str:

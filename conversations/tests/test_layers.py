@@ -48,6 +48,8 @@ ROOMS: dict[str, str] = {
     "psycopg": "lanes",
     "jiter": "items",
     "prometheus_client": "exposition",
+    "markdown_it": "markdown",
+    "nh3": "markdown",
 }
 
 PACKAGE = Path(__file__).resolve().parents[1]

@@ -120,6 +120,12 @@ def test_a_link_that_leads_nowhere_good_is_its_text():
     assert "title" in checked.text
 
 
+def test_what_only_looks_like_an_address_is_text_and_still_said():
+    checked = Checked(to_html("[a](https://x.example:99999999/ 'title')"))
+    assert checked.links == []
+    assert checked.text == "a (x.example:99999999, title)"
+
+
 def test_an_image_is_named_and_not_loaded():
     html = to_html("![a cat](https://x.example/cat.png 'Tom')")
     assert "<img" not in html
@@ -159,7 +165,7 @@ def test_what_no_page_can_hold_is_replaced():
     assert to_html("a\x00\ud800b") == "<p>a\ufffd\ufffdb</p>"
 
 
-def test_a_token_of_no_known_kind_is_shown_as_text(monkeypatch):
-    monkeypatch.setitem(markdown._TAGS, "strong", "")
+def test_what_is_not_allowed_is_shown_as_text(monkeypatch):
+    monkeypatch.setattr(markdown, "_TAGS", markdown._TAGS - {"strong"})
     assert "<strong>" not in to_html("**a**")
     assert re.sub(r"<[^>]*>", "", to_html("**a**")) == "a"
