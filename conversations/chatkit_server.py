@@ -8,7 +8,6 @@ and name it in the setting `CONVERSATIONS_CHATKIT_SERVER`.
 
 from __future__ import annotations
 
-import json
 import logging
 from collections.abc import AsyncGenerator, AsyncIterator
 from contextlib import aclosing
@@ -47,6 +46,7 @@ from pydantic_core import PydanticSerializationError, to_json
 
 from conversations import chatkit_turns, feedback
 from conversations.assistant import get_chatkit_server
+from conversations.chatkit_answers import seen, with_zones, without_hidden
 from conversations.chatkit_attachments import ConversationAttachmentStore
 from conversations.chatkit_context import ChatKitContext, UnknownThread
 from conversations.chatkit_converter import ConversationConverter
@@ -54,12 +54,9 @@ from conversations.chatkit_store import ConversationStore
 from conversations.conf import get_conf
 from conversations.errors import Invalid, NotConfigured, ThreadClosed, ThreadNotFound
 from conversations.ids import parse_uuid, storable_value
-from conversations.store.thread_items import HIDDEN_KINDS
-from conversations.thread_items import aware
 
 _AS_SENT: Final = {"exclude_metadata": True}
 """As the library does it: the metadata of attachments stays here."""
-_HIDDEN: Final = tuple(f'"{kind}"'.encode() for kind in HIDDEN_KINDS)
 
 
 class UnknownAction(Invalid):
@@ -97,9 +94,9 @@ class ConversationServer(ChatKitServer[ChatKitContext]):
         What is hidden never leaves, whichever way it came into an answer.
         """
         if is_streaming_req(request):
-            return StreamingResult(_seen(self._process_streaming(request, context)))
+            return StreamingResult(seen(self._process_streaming(request, context)))
         return NonStreamingResult(
-            _without_hidden(await self._process_non_streaming(request, context))
+            without_hidden(await self._process_non_streaming(request, context))
         )
 
     async def check_action(
@@ -280,43 +277,6 @@ def get_server() -> ConversationServer:
             f"CONVERSATIONS_CHATKIT_SERVER: {path} is no subclass of ConversationServer."
         )
     return server
-
-
-def with_zones(told: BaseModel) -> BaseModel:
-    """An event or an answer with the zone of each time that the library gave it."""
-    parts = {name: getattr(told, name, None) for name in ("item", "thread", "updated_item")}
-    zoned = {
-        name: part.model_copy(update={"created_at": aware(part.created_at)})
-        for name, part in parts.items()
-        if part is not None and part.created_at.tzinfo is None
-    }
-    return told.model_copy(update=zoned) if zoned else told
-
-
-async def _seen(events: AsyncGenerator[bytes, None]) -> AsyncGenerator[bytes, None]:
-    async for event in events:
-        if any(kind in event for kind in _HIDDEN):
-            told = json.loads(event.removeprefix(b"data: "))
-            if _is_hidden(told.get("item")):
-                continue
-        yield event
-
-
-def _without_hidden(answer: bytes) -> bytes:
-    """An answer without its hidden items, wherever it holds items."""
-    if not any(kind in answer for kind in _HIDDEN):
-        return answer
-    told = json.loads(answer)
-    if _is_hidden(told.get("updated_item")):
-        del told["updated_item"]
-    for page in (told, told.get("items")):
-        if isinstance(page, dict) and isinstance(page.get("data"), list):
-            page["data"] = [item for item in page["data"] if not _is_hidden(item)]
-    return json.dumps(told).encode()
-
-
-def _is_hidden(item: Any) -> bool:
-    return isinstance(item, dict) and item.get("type") in HIDDEN_KINDS
 
 
 class _WithoutContent(logging.Filter):

@@ -10,7 +10,7 @@ from chatkit import types
 from django.core.exceptions import ImproperlyConfigured
 from django.test import override_settings
 
-from conversations import chatkit_server, web
+from conversations import chatkit_answers, web
 from conversations.chatkit_server import ConversationServer, UnknownAction, get_server
 from conversations.chatkit_store import ChatKitContext
 from conversations.checks import check_chatkit_server
@@ -66,7 +66,7 @@ async def test_what_nobody_overrides_is_refused():
     ids=range(5),
 )
 def test_what_is_hidden_is_left_out_wherever_it_is(answer, expected):
-    assert chatkit_server._without_hidden(answer) == expected
+    assert chatkit_answers.without_hidden(answer) == expected
 
 
 def test_the_librarys_log_says_what_failed_and_not_what_was_said(caplog):

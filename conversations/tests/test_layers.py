@@ -17,7 +17,7 @@ FLOORS: dict[int, str] = {
     10: "chatkit_turns",  # its requests that are turns
     9: "chatkit_messages",
     8: "chatkit_store chatkit_events",  # what is stored, and a turn in its words
-    7: "chatkit_attachments chatkit_converter",
+    7: "chatkit_answers chatkit_attachments chatkit_converter",
     6: "chatkit_context health",
     5: "threads account demo supervisor checks admin tasks schedules queued worker",
     # what happens to it
