@@ -11,7 +11,7 @@ from django.db.models import QuerySet
 
 from conversations.ids import is_storable, parse_uuid
 from conversations.models import ChatSession, Feedback
-from conversations.store.review import TROUBLES, Criteria
+from conversations.store.criteria import TROUBLES, Criteria
 
 _ANY: Final = [("", "any")]
 _IDLE: Final = [*_ANY, ("1", "1 day"), ("3", "3 days"), ("7", "7 days"), ("30", "30 days")]

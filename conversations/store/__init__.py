@@ -32,6 +32,7 @@ transaction when they write, and know nothing of HTTP, the SDK or ChatKit.
     threads    what a person's list and transcript show
     exporting  the same in pages, with all that belongs to it
     review     the staff's list of conversations
+    criteria   which conversations those are
     transcripts  a conversation as it happened, for staff
     windows    what the next turn is given, and what an earlier one was
     reads      who of the staff has read what

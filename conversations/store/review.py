@@ -15,6 +15,14 @@ from uuid import UUID
 from conversations.errors import ThreadNotFound
 from conversations.lanes import Database, from_moment, from_uuid
 from conversations.models import ChatSession
+from conversations.store.criteria import (
+    IN_TROUBLE,
+    IS_HELD,
+    TROUBLES,
+    Criteria,
+    indexed,
+    looked_for,
+)
 from conversations.store.damage import (
     LONG_AGO,
     count_of,
@@ -28,26 +36,14 @@ from conversations.store.damage import (
     word_of,
 )
 from conversations.store.holds import USER_HOLD
-from conversations.store.log import FEEDBACK, MESSAGE, SESSION, TURN
+from conversations.store.log import FEEDBACK, SESSION, TURN
 from conversations.store.reads import person
 from conversations.store.removing import APART
-from conversations.store.threads import Place, owner_key
+from conversations.store.threads import Place
 
-_IS_HELD: Final = (
-    f"(session.hold <> FALSE OR EXISTS (SELECT 1 FROM {USER_HOLD} theirs"
-    " WHERE theirs.user_id = session.owner_id))"
-)
 _REASON: Final = f"(SELECT reason FROM {USER_HOLD} theirs WHERE theirs.user_id = session.owner_id)"
 LOOKED_THROUGH: Final = 10_000
 _LATEST_TURNS: Final = 500
-_IN_TROUBLE: Final = "(status = 'failed' OR status = 'interrupted' OR warning > '')"
-"""As the index says it: else turns are read."""
-TROUBLES: Final = {
-    "any": _IN_TROUBLE,
-    "failed": "status = 'failed'",
-    "interrupted": "status = 'interrupted'",
-    "warning": "warning > ''",
-}
 _COUNTERS: Final = (
     "message_count",
     "remembered_count",
@@ -63,34 +59,6 @@ _COLUMNS: Final = (
     *("created_at", "last_active_at"),
     *_COUNTERS,
 )
-
-
-@dataclass(frozen=True, slots=True)
-class Criteria:
-    """Which conversations; what is empty does not matter."""
-
-    status: str = ""
-    held: bool = False
-    damaged: bool = False
-    since: datetime | None = None
-    """Active then or later."""
-    before: datetime | None = None
-    """Not active since."""
-    owner_ids: tuple[Any, ...] | None = None
-    any_id: UUID | str | None = None
-    """Of the conversation itself, or of a message or a turn in it; a text is the SDK's name."""
-    title: str = ""
-    trouble: str = ""
-    """A key of `TROUBLES`."""
-    feedback: str = ""
-    model: str = ""
-    """Of the latest turn."""
-
-    @property
-    def is_looked_for(self) -> bool:
-        """Whether no index answers it."""
-        asked = (self.title, self.trouble, self.feedback, self.model, self.held)
-        return any(asked) or self.status == "active"
 
 
 @dataclass(frozen=True, slots=True)
@@ -152,7 +120,7 @@ def list_sessions(
 ) -> ReviewPage:
     """Up to `limit` conversations older than `after`, or the next newer than `before`."""
     is_back = before is not None
-    where, params = _indexed(db, criteria)
+    where, params = indexed(db, criteria)
     direction, beyond, within = ("ASC", ">", "<=") if is_back else ("DESC", "<", ">=")
     order = f"ORDER BY session.last_active_at {direction}, session.id {direction} LIMIT %s"
     place = before if is_back else after
@@ -173,7 +141,7 @@ def list_sessions(
                 f" ((SELECT last_active_at FROM {SESSION} WHERE id = %s), %s)"
             )
             params += [key, key]
-        more, more_params = _looked_for(db, criteria)
+        more, more_params = looked_for(db, criteria)
         where, params = f"{where} AND {more}", params + more_params
     sessions = first_readable(
         lambda count: _select(db, f"WHERE {where} {order}", [*params, count]),
@@ -209,7 +177,7 @@ def flags_of(db: Database, *, session_ids: Sequence[UUID]) -> dict[UUID, Flags]:
     judged = [f"MAX(CASE WHEN kind = '{k}' THEN 1 ELSE 0 END)" for k in ("negative", "positive")]
     rows = db.all(
         f"SELECT session_id, {', '.join(happened)}, 0, 0 FROM {TURN}"
-        f" WHERE session_id IN ({marks}) AND {_IN_TROUBLE} GROUP BY session_id"
+        f" WHERE session_id IN ({marks}) AND {IN_TROUBLE} GROUP BY session_id"
         f" UNION ALL SELECT session_id, 0, 0, 0, {', '.join(judged)} FROM {FEEDBACK}"
         f" WHERE session_id IN ({marks}) GROUP BY session_id",
         (*keys, *keys),
@@ -241,72 +209,12 @@ def _select(db: Database, rest: str, params: Sequence[Any]) -> list[Any]:
         db,
         [
             *(f"session.{column}" for column in _COLUMNS),
-            *(_IS_HELD, _REASON, f"person.{name}"),
+            *(IS_HELD, _REASON, f"person.{name}"),
         ],
         f"FROM {SESSION} session"
         f" LEFT JOIN {table} person ON person.{key} = session.owner_id {rest}",
         params,
     )
-
-
-def _indexed(db: Database, criteria: Criteria) -> tuple[str, list[Any]]:
-    """What an index answers."""
-    where, params = ["1 = 1"], []
-    if criteria.status and criteria.status != "active":
-        where.append("NOT (session.status = 'active') AND session.status = %s")
-        params.append(criteria.status)
-    if criteria.damaged:
-        where.append("session.quarantined_count > 0")
-    for sign, moment in ((">=", criteria.since), ("<", criteria.before)):
-        if moment is not None:
-            where.append(f"session.last_active_at {sign} %s")
-            params.append(from_moment(moment, is_sqlite=db.is_sqlite))
-    if criteria.owner_ids is not None:
-        marks = ", ".join(["%s"] * len(criteria.owner_ids)) or "NULL"
-        where.append(f"session.owner_id IN ({marks})")
-        params += [owner_key(each, db) for each in criteria.owner_ids]
-    if isinstance(criteria.any_id, UUID):
-        where.append(
-            f"session.id IN (SELECT id FROM {SESSION} WHERE id = %s"
-            f" UNION SELECT session_id FROM {MESSAGE} WHERE id = %s"
-            f" UNION SELECT session_id FROM {TURN} WHERE id = %s)"
-        )
-        params += [from_uuid(criteria.any_id, is_sqlite=db.is_sqlite)] * 3
-    elif criteria.any_id is not None:
-        where.append("session.agent_session_id = %s")
-        params.append(criteria.any_id)
-    return " AND ".join(where), params
-
-
-def _looked_for(db: Database, criteria: Criteria) -> tuple[str, list[Any]]:
-    """What is looked at row by row."""
-    where, params = ["1 = 1"], []
-    if criteria.status == "active":
-        where.append("session.status = 'active'")
-    if criteria.held:
-        where.append(_IS_HELD)
-    if criteria.title:
-        like = "LIKE" if db.is_sqlite else "ILIKE"
-        where.append(f"session.title {like} %s ESCAPE '\\'")
-        escaped = criteria.title.replace("\\", "\\\\").replace("%", "\\%").replace("_", "\\_")
-        params.append(f"%{escaped}%")
-    if criteria.trouble:
-        where.append(
-            f"EXISTS (SELECT 1 FROM {TURN} WHERE session_id = session.id"
-            f" AND {TROUBLES[criteria.trouble]})"
-        )
-    if criteria.feedback:
-        where.append(
-            f"EXISTS (SELECT 1 FROM {FEEDBACK} WHERE session_id = session.id AND kind = %s)"
-        )
-        params.append(criteria.feedback)
-    if criteria.model:
-        where.append(
-            f"EXISTS (SELECT 1 FROM {TURN} WHERE session_id = session.id"
-            " AND number = session.last_turn_number AND model = %s)"
-        )
-        params.append(criteria.model)
-    return " AND ".join(where), params
 
 
 def _beyond(

@@ -16,7 +16,8 @@ from conversations.errors import ThreadNotFound
 from conversations.ids import new_id
 from conversations.models import ChatMessage, ChatSession, Feedback, UserHold
 from conversations.store import removing, review
-from conversations.store.review import Criteria, Flags
+from conversations.store.criteria import Criteria
+from conversations.store.review import Flags
 from conversations.store.threads import Place
 from conversations.tests.factories import ChatSessionFactory
 from conversations.tests.staff_helpers import answered, said, take_turn
