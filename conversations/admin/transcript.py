@@ -12,9 +12,10 @@ from uuid import UUID
 from conversations import errors
 from conversations.admin.pieces import Piece, Pieces, waiting_piece
 from conversations.lanes import Database
-from conversations.store import review, transcripts
+from conversations.store import review, transcript_turns, transcripts
 from conversations.store.review import ReviewedSession
-from conversations.store.transcripts import Entry, EntryPage, ReviewedTurn
+from conversations.store.transcript_turns import ReviewedTurn
+from conversations.store.transcripts import Entry, EntryPage
 
 PAGE: Final = 200
 BEFORE_A_MARK: Final = 20
@@ -82,7 +83,7 @@ def read_transcript(
     odd = transcripts.read_odd_entries(db, session_id=session_id) if page.has_odd else []
     entries = page.entries
     turn_ids = list(dict.fromkeys(entry.turn_id for entry in entries if entry.turn_id))
-    turns = transcripts.read_turns(
+    turns = transcript_turns.read_turns(
         db,
         session_id=session_id,
         ids=turn_ids,

@@ -12,9 +12,10 @@ from conversations.conf import get_conf
 from conversations.errors import ItemNotFound, TurnNotFound
 from conversations.history import REASONS
 from conversations.lanes import Database
-from conversations.store import review, transcripts, windows
+from conversations.store import review, transcript_turns, transcripts, windows
 from conversations.store.review import ReviewedSession
-from conversations.store.transcripts import Entry, ReviewedTurn
+from conversations.store.transcript_turns import ReviewedTurn
+from conversations.store.transcripts import Entry
 from conversations.store.windows import PastWindow, Window, WindowEntry
 
 _STATES: Final = {
@@ -65,7 +66,7 @@ def read_window(
     if turn_id is None:
         return _next(windows.next_window(db, session_id=session_id), session, sees_hidden)
     try:
-        turn = transcripts.find_turn(db, session_id=session_id, turn_id=turn_id)
+        turn = transcript_turns.find_turn(db, session_id=session_id, turn_id=turn_id)
     except ItemNotFound:
         raise TurnNotFound from None
     remembered = transcripts.remembered_places(

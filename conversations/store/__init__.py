@@ -34,6 +34,7 @@ transaction when they write, and know nothing of HTTP, the SDK or ChatKit.
     review     the staff's list of conversations
     criteria   which conversations those are
     transcripts  a conversation as it happened, for staff
+    transcript_turns  its turns
     windows    what the next turn is given, and what an earlier one was
     reads      who of the staff has read what
 """

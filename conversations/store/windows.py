@@ -17,7 +17,8 @@ from conversations.lanes import Database, from_uuid
 from conversations.store.damage import select
 from conversations.store.log import MESSAGE, REMEMBERED, TURN
 from conversations.store.recall import as_bytes
-from conversations.store.transcripts import ENTRY, Entry, ReviewedTurn, entry_of
+from conversations.store.transcript_turns import ReviewedTurn
+from conversations.store.transcripts import ENTRY, Entry, entry_of
 
 GIVEN: Final = "given"
 MAYBE: Final = "maybe"

@@ -12,7 +12,7 @@ from django.db import connection
 from conversations import lanes
 from conversations.errors import ItemNotFound
 from conversations.models import ChatMessage, Feedback
-from conversations.store import transcripts
+from conversations.store import transcript_turns, transcripts
 from conversations.store.transcripts import Entry, EntryPage, Judged
 from conversations.tests.factories import AttachmentFactory, ChatSessionFactory
 from conversations.tests.staff_helpers import answered, output, said, take_turn
@@ -79,7 +79,7 @@ def test_turns_on_the_page_come_with_those_between_and_at_the_ends(session):
     made = [take_turn(session) for _ in range(5)]
 
     def read(ids: list[Any], **ends: bool) -> list[int]:
-        job = partial(transcripts.read_turns, session_id=session.id, ids=ids)
+        job = partial(transcript_turns.read_turns, session_id=session.id, ids=ids)
         return [turn.number for turn in lanes.look_up(partial(job, **ends))]
 
     ids = [made[1].id, made[3].id]
@@ -92,7 +92,7 @@ def test_turns_on_the_page_come_with_those_between_and_at_the_ends(session):
 def test_a_turn_of_another_conversation_is_not_found(session):
     turn = take_turn(ChatSessionFactory())
     for key in (turn.id, uuid4()):
-        job = partial(transcripts.find_turn, session_id=session.id, turn_id=key)
+        job = partial(transcript_turns.find_turn, session_id=session.id, turn_id=key)
         with pytest.raises(ItemNotFound):
             lanes.look_up(job)
 
@@ -163,7 +163,7 @@ def test_every_stretch_is_found_by_an_index(ten):
         transcripts.read_entries(explained, limit=5, since=3, **of)
         transcripts.read_entries(explained, limit=5, until=3, **of)
         transcripts.place_of(explained, message_id=message.id, before=2, **of)
-        transcripts.read_turns(
+        transcript_turns.read_turns(
             explained, ids=[message.turn_id], from_first=False, to_last=False, **of
         )
         transcripts.remembered_places(explained, remembered_count=5, **of)

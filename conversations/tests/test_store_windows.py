@@ -12,7 +12,7 @@ from django.utils import timezone
 
 from conversations import lanes
 from conversations.models import ChatMessage, ChatTurn
-from conversations.store import recall, transcripts, windows
+from conversations.store import recall, transcript_turns, windows
 from conversations.store.windows import GIVEN, LEFT_OUT, MAYBE, NEVER, PastWindow
 from conversations.tests.staff_helpers import (
     answered,
@@ -32,7 +32,9 @@ def of_next(session: Any) -> windows.Window:
 
 
 def of_turn(session: Any, turn: ChatTurn, *, limit: int = 50, **options: Any) -> PastWindow:
-    found = lanes.look_up(partial(transcripts.find_turn, session_id=session.id, turn_id=turn.id))
+    found = lanes.look_up(
+        partial(transcript_turns.find_turn, session_id=session.id, turn_id=turn.id)
+    )
     options = {"begins_at": 1} | options
     return lanes.look_up(
         partial(windows.window_of_turn, session_id=session.id, turn=found, limit=limit, **options)
