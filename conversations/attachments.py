@@ -1,24 +1,22 @@
 """Files that people attach to their messages: announced, uploaded, handed out, given to the model.
 
-Their bytes are in the storage `attachments` of Django's `STORAGES`, which must not be public; what
-is known of them is in the table (`store.attachments`). Every call is for one owner: what is
-another's is as unknown as what never was.
+Their bytes are in a storage (`attachment_storage`), what is known of them in the table
+(`store.attachments`). Every call is for one owner: what is another's is as unknown as what never
+was.
 """
 
 from __future__ import annotations
 
 import asyncio
-import base64
 import logging
-import os
 import secrets
 import tempfile
 from collections import Counter
-from collections.abc import AsyncIterator, Callable, Iterable, Iterator, Sequence
+from collections.abc import AsyncIterator, Iterable, Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
 from functools import partial
-from typing import IO, Any, Final, Literal, ParamSpec, TypeVar
+from typing import IO, Any, Final, Literal
 from uuid import UUID
 
 from django.conf import settings
@@ -26,10 +24,9 @@ from django.contrib.auth import get_user_model
 from django.core import signing
 from django.core.exceptions import ValidationError
 from django.core.files import File
-from django.core.files.storage import FileSystemStorage, Storage, storages
 from django.utils import timezone
 
-from conversations import lanes
+from conversations import attachment_storage, lanes
 from conversations.conf import get_conf
 from conversations.errors import (
     AlreadyUploaded,
@@ -55,10 +52,6 @@ from conversations.store.attachments import AttachmentRow
 
 logger = logging.getLogger(__name__)
 
-P = ParamSpec("P")
-T = TypeVar("T")
-
-STORAGE: Final = "attachments"
 MEMORY_BYTES: Final = 262_144
 """So much of an upload is in memory; the rest waits in a file without a name."""
 MODEL_BYTES: Final = 33_554_432
@@ -174,7 +167,7 @@ async def open_attachment(*, owner_id: Any, attachment_id: UUID) -> tuple[Attach
     if not row.is_ready:
         raise AttachmentNotFound
     try:
-        return row, await _in_storage(_storage().open, row.storage_name)
+        return row, await attachment_storage.open_file(row.storage_name)
     except FileNotFoundError:
         logger.error("attachment %s has lost its bytes", row.id)
         raise AttachmentNotFound from None
@@ -207,7 +200,7 @@ async def read_for_model(
             continue
         room -= row.size
         try:
-            url = await _in_storage(_read_url, row)
+            url = await attachment_storage.read_url(row.storage_name, row.mime_type)
         except (FileNotFoundError, StoreError):
             logger.error("attachment %s cannot be read", row.id)
             found[row.id] = ModelFile(row.name, lacks="bytes")
@@ -233,7 +226,7 @@ def erase_removed() -> int:
     erased, after = 0, None
     find = partial(store.find_removed, limit=ERASE_AT_ONCE)
     while removed := lanes.look_up(partial(find, after=after)):
-        keys = [row.id for row in removed if _is_erased(row.storage_name)]
+        keys = [row.id for row in removed if attachment_storage.erase(row.storage_name)]
         if keys:
             lanes.perform(partial(store.forget_removed, keys=keys))
         erased, after = erased + len(keys), removed[-1].id
@@ -279,7 +272,7 @@ async def _keep(spool: IO[bytes], *, owner_id: Any, attachment_id: UUID, size: i
     name = secrets.token_hex(16)
     whose = {"owner_id": owner_id, "attachment_id": attachment_id}
     await lanes.write(partial(store.begin_upload, **whose, storage_name=name))
-    saved = await _in_storage(_save, name, spool)
+    saved = await attachment_storage.save(name, spool)
     try:
         await lanes.write(
             partial(
@@ -293,53 +286,8 @@ async def _keep(spool: IO[bytes], *, owner_id: Any, attachment_id: UUID, size: i
     except StoreError:
         raise  # nobody knows whether they are: the row tells whoever looks later
     except ConversationsError:
-        await asyncio.to_thread(_is_erased, saved)
+        await asyncio.to_thread(attachment_storage.erase, saved)
         raise
-
-
-def _storage() -> Storage:
-    return storages[STORAGE]
-
-
-def _save(name: str, spool: IO[bytes]) -> str:
-    """Save, and where that is a file, see that it survives a power cut, as the row does."""
-    storage = _storage()
-    saved = storage.save(name, File(spool))
-    if isinstance(storage, FileSystemStorage):
-        path = storage.path(saved)
-        for place in (path, os.path.dirname(path)):
-            descriptor = os.open(place, os.O_RDONLY)
-            try:
-                os.fsync(descriptor)
-            finally:
-                os.close(descriptor)
-    return saved
-
-
-async def _in_storage(function: Callable[P, T], *args: P.args, **kwargs: P.kwargs) -> T:
-    """Run what waits for the storage in a thread. Raises FileNotFoundError, StoreError."""
-    try:
-        return await asyncio.to_thread(function, *args, **kwargs)
-    except FileNotFoundError:
-        raise
-    except Exception as error:  # any storage, any of its errors
-        logger.error("attachments cannot be reached: %s", type(error).__name__)
-        raise StoreError from error
-
-
-def _read_url(row: AttachmentRow) -> str:
-    with _storage().open(row.storage_name) as file:
-        data = base64.b64encode(file.read()).decode()
-    return f"data:{row.mime_type};base64,{data}"
-
-
-def _is_erased(storage_name: str) -> bool:
-    try:
-        _storage().delete(storage_name)
-    except Exception as error:  # any storage, any of its errors
-        logger.warning("an attachment is not erased yet: %s", type(error).__name__)
-        return False
-    return True
 
 
 def _too_large() -> TooLarge:

@@ -16,7 +16,7 @@ from django.core.files.storage import FileSystemStorage, InvalidStorageError, st
 from django.db import connection
 from django.utils.module_loading import import_string
 
-from conversations import attachments, sqlite
+from conversations import attachment_storage, sqlite
 from conversations.conf import Conf, get_conf
 
 HEARTBEAT_SECONDS: Final = 90
@@ -123,7 +123,7 @@ def check_agent_is_named(
 def check_attachments(app_configs: Sequence[AppConfig] | None, **kwargs: Any) -> list[CheckMessage]:
     """Attached files are handed out to their owners only: nothing else may serve or read them."""
     try:
-        storage = storages[attachments.STORAGE]
+        storage = storages[attachment_storage.STORAGE]
     except InvalidStorageError:
         return [
             Warning(

@@ -16,7 +16,7 @@ from django.core.files.storage import FileSystemStorage, InvalidStorageError, st
 from django.db import connection
 from django.utils import timezone
 
-from conversations import attachments, sqlite
+from conversations import attachment_storage, sqlite
 from conversations.health.findings import Check, Finding, moment_of
 from conversations.health.readiness import READINESS, SET_UP_WORKER
 from conversations.models import TaskRun
@@ -153,7 +153,7 @@ def _folders() -> list[Path]:
     if connection.vendor == "sqlite":
         folders.append(Path(os.path.dirname(str(connection.settings_dict["NAME"]))))
     try:
-        storage = storages[attachments.STORAGE]
+        storage = storages[attachment_storage.STORAGE]
     except InvalidStorageError:
         return folders
     if isinstance(storage, FileSystemStorage):

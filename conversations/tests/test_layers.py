@@ -28,7 +28,7 @@ FLOORS: dict[int, str] = {
     " task_runs reclaim",  # and what the worker did
     2: "store",  # the rows of one session, by hand-written SQL
     # tables, the way to them, an item as a row, what a process counts
-    1: "models lanes items tally markdown",
+    1: "models lanes items tally markdown attachment_storage",
     # words and pure rules: no HTTP, no ORM
     0: "errors events ids media conf signals sqlite processes history exposition",
 }
