@@ -40,8 +40,18 @@ def write_new(name: str, pieces: Iterable[str]) -> int:
             os.link(draft, path)  # fails where there is one
         finally:
             draft.unlink(missing_ok=True)
+        _keep_names(path.parent)
     except FileExistsError:
         raise CannotWrite(_THERE.format(name)) from None
     except OSError as error:
         raise CannotWrite(f"{name} cannot be written: {error.strerror}.") from error
     return size
+
+
+def _keep_names(folder: Path) -> None:
+    """See the names in a folder on the disk, too: what is in the file may be erased next."""
+    descriptor = os.open(folder, os.O_RDONLY)
+    try:
+        os.fsync(descriptor)
+    finally:
+        os.close(descriptor)

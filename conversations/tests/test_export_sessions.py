@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import os
 import stat
 from typing import Any
 
@@ -91,6 +92,18 @@ def test_where_it_fails_there_is_no_file(tmp_path):
     with pytest.raises(RuntimeError):
         files.write_new(str(tmp_path / "x"), pieces())
     assert list(tmp_path.iterdir()) == []
+
+
+def test_the_file_and_its_name_are_on_the_disk(tmp_path, monkeypatch):
+    file, seen, fsync = tmp_path / "x", [], os.fsync
+
+    def look(descriptor: int) -> None:
+        seen.append((stat.S_ISDIR(os.fstat(descriptor).st_mode), file.exists()))
+        fsync(descriptor)
+
+    monkeypatch.setattr(os, "fsync", look)
+    assert files.write_new(str(file), ["a", "b"]) == 2
+    assert seen == [(False, False), (True, True)]
 
 
 def test_of_two_at_once_one_writes(tmp_path):
