@@ -6,7 +6,6 @@ from typing import Any, Final
 
 from django.contrib.auth.models import Group, Permission
 
-VIEW_LIST: Final = "conversations.view_chatsession"
 VIEW_TRANSCRIPT: Final = "conversations.view_transcript"
 VIEW_HIDDEN: Final = "conversations.view_hidden_content"
 

@@ -18,7 +18,7 @@ from conversations.errors import StoreError
 from conversations.models import Attachment
 from conversations.store.attachments import AttachmentRow
 from conversations.tests.factories import PNG, AttachmentFactory
-from conversations.turns.attachments import content_of, expand
+from conversations.turns.attachments import expand, part_of
 
 
 def row(name: str = "a.png", mime_type: str = "image/png") -> AttachmentRow:
@@ -26,7 +26,9 @@ def row(name: str = "a.png", mime_type: str = "image/png") -> AttachmentRow:
 
 
 def said(*attachments: Any, text: str = "Look") -> dict[str, Any]:
-    return {"role": "user", "content": content_of(text, attachments)}
+    parts = [part_of(each.id, each.name, each.mime_type) for each in attachments]
+    content = [{"type": "input_text", "text": text}, *parts] if parts else text
+    return {"role": "user", "content": content}
 
 
 async def files(session: Any, *given: dict[str, Any]) -> list[AttachmentRow]:
@@ -52,22 +54,12 @@ def url(mime_type: str, data: bytes) -> str:
 # --- What is remembered -------------------------------------------------------------------------
 
 
-def test_words_alone_stay_words():
-    assert content_of("Hello", []) == "Hello"
-
-
-def test_files_come_after_the_words_as_references():
+def test_files_are_remembered_as_references():
     image, paper = row(), row("b.pdf", "application/pdf")
-    assert content_of("Look", [image, paper]) == [
-        {"type": "input_text", "text": "Look"},
+    assert said(image, paper)["content"][1:] == [
         {"type": "input_image", "image_url": f"attachment:{image.id}", "detail": "auto"},
         {"type": "input_file", "file_data": f"attachment:{paper.id}", "filename": "b.pdf"},
     ]
-
-
-def test_files_may_come_without_words():
-    (part,) = content_of("", [row("a.csv", "text/csv")])
-    assert part["type"] == "input_file"
 
 
 # --- What the model is given --------------------------------------------------------------------

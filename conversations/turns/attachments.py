@@ -16,22 +16,10 @@ from conversations.assistant import TurnContext
 from conversations.attachments import ModelFile, read_for_model
 from conversations.ids import parse_uuid
 from conversations.media import INLINE_TYPES
-from conversations.store.attachments import AttachmentRow
 
 _SCHEME: Final = "attachment:"
 _PLACES: Final = {"input_image": "image_url", "input_file": "file_data"}
 """Where a part of a message holds its bytes."""
-
-
-def content_of(text: str, attachments: Sequence[AttachmentRow]) -> str | list[dict[str, Any]]:
-    """What was said as the content of an agent's input item; plain text where no file came with it.
-
-    The files come after the words, in their order.
-    """
-    if not attachments:
-        return text
-    words = [{"type": "input_text", "text": text}] if text else []
-    return [*words, *(part_of(file.id, file.name, file.mime_type) for file in attachments)]
 
 
 def part_of(attachment_id: UUID, name: str, mime_type: str) -> dict[str, Any]:
