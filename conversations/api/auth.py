@@ -23,8 +23,8 @@ from conversations.tokens import Principal, authenticate_token, read_signed
 class TokenOrSession(AuthBase):
     """With an Authorization header only the token counts; without one, the session cookie.
 
-    Where it `is_enough` that a token is `signed`, one is let in unverified while the store is away:
-    for what touches no store. Raises Unauthenticated, CsrfFailed, StoreError.
+    With `is_enough_signed`, a signed token is let in unverified while the store is away: for what
+    touches no store. Raises Unauthenticated, CsrfFailed, StoreError.
     """
 
     openapi_type = "http"
