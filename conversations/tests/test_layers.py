@@ -21,7 +21,7 @@ FLOORS: dict[int, str] = {
     6: "chatkit_context health",
     5: "threads account demo supervisor checks admin tasks schedules queued worker",
     # what happens to it
-    4: "turns sweeps feedback retention holds removals erasure exports search usage measuring"
+    4: "turns sweeps feedback retention holds removals erasure exports measuring"
     " metrics task_results rights",
     # the agent, its memory, its items, files, and who may come in
     3: "assistant agents_session thread_items thread_metadata attachments tokens throttle traces"
